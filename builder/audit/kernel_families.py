@@ -8,21 +8,27 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
+from builder.audit.kernel_use import UNQUANTIZED, server_use, weight_type
 from builder.host.toml import documents
 from builder.jetson.boards import sm_number
-from builder.models.preflight.quantization_rules import chosen_method
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from builder.audit.kernel_use import ServerUse
     from builder.host.toml.documents import Table
-    from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
 
 _TABLE = Path(__file__).with_name("kernels.toml")
-_FLASH = "FLASH_ATTN"
+_ENCODER = "ENCODER"
 # FlashAttention-2 rounds head sizes up to these: `HEADDIM_SWITCH` of its static_switch.h.
 _HEAD_SIZES = (32, 64, 96, 128, 192, 256)
 _TYPES = {"float16": "6half_t", "bfloat16": "10bfloat16_t"}
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_ANYTHING = {"head": "[0-9]+", "encoder-head": "[0-9]+", "type": "", "scalar": "n?[0-9]+"}
+_ANYTHING |= {"activation": _ANYTHING["scalar"], "weight": _ANYTHING["scalar"]}
+_PLACEHOLDER = re.compile(r"\{([a-z-]+)\}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +37,29 @@ class KernelFamily:
 
     name: str
     title: str
-    files: tuple[str, ...]
-    kernels: str
-    model: bool
-    methods: tuple[str, ...]
-    moe: bool
-    attention: str | None
-    majors: tuple[int, ...]
-    lowest: int | None
-    below: int | None
+    files: tuple[str, ...] = ()
+    kernels: str = ""
+    compiler: str | None = None
+    model: bool = False
+    methods: tuple[str, ...] = ()
+    moe: bool = False
+    attention: str | None = None
+    majors: tuple[int, ...] = ()
+    lowest: int | None = None
+    below: int | None = None
+    packages: tuple[str, ...] = ()
+    graphs: bool = False
+    since: Version | None = None
+    helper: bool = False
 
     def is_for(self, sm: int) -> bool:
         """Return whether vLLM uses the family on a GPU at all."""
         in_bounds = (self.lowest or 0) <= sm < (self.below or 10_000)
         return in_bounds and (not self.majors or sm // 10 in self.majors)
+
+    def takes(self, method: str) -> bool:
+        """Return whether the family is for a quantisation method: `fp8` is also for `fp8:block`."""
+        return any(f"{method}:".startswith(f"{name}:") for name in self.methods)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,144 +86,151 @@ def kernel_families() -> tuple[KernelFamily, ...]:
     Raises:
         DocumentError: the file has mistakes.
     """
-    return documents.load(_TABLE, "the families of kernels have mistakes", _families)
+    return _table()[0]
 
 
-def _families(root: Table) -> tuple[KernelFamily, ...]:
-    rows = []
-    for table in root.rows("families"):
-        bounds = {key: table.optional_string(key) for key in ("from", "below")}
-        pattern = table.string("kernels")
-        try:
-            re.compile(pattern.replace("{head}", "64").replace("{type}", "x"))
-        except re.error as error:
-            table.problem("kernels", f"not a regular expression: {error}")
-        rows.append(
-            KernelFamily(
-                name=table.string("name"),
-                title=table.string("title"),
-                files=table.strings("files"),
-                kernels=pattern,
-                model=table.boolean("model", default=False),
-                methods=table.strings("methods"),
-                moe=table.boolean("moe", default=False),
-                attention=table.optional_string("attention"),
-                majors=tuple(map(int, table.strings("majors", pattern="[0-9]{1,2}", noun="a major such as 8"))),
-                lowest=sm_number(bounds["from"]) if bounds["from"] else None,
-                below=sm_number(bounds["below"]) if bounds["below"] else None,
-            )
-        )
-        table.string("source", pattern=".+", noun="a source")
-    return tuple(rows)
+@cache
+def _table() -> tuple[tuple[KernelFamily, ...], dict[str, str]]:
+    """Return the rows, and the numbers of types in kernels' names."""
+    return documents.load(_TABLE, "the families of kernels have mistakes", _read)
+
+
+def _read(root: Table) -> tuple[tuple[KernelFamily, ...], dict[str, str]]:
+    numbers = root.string_map("scalar-types", ("[a-z0-9_]+", "a type"), ("n?[0-9]+", "a number"))
+    return tuple(map(_family, root.rows("families"))), dict(numbers)
+
+
+def _family(table: Table) -> KernelFamily:
+    bounds = {key: table.optional_string(key) for key in ("from", "below")}
+    compiler = table.optional_string("compiler")
+    since = table.optional_string("since", pattern=r"[0-9]+(\.[0-9]+)*", noun="a release of vLLM")
+    pattern = "" if compiler else table.string("kernels")
+    files = table.strings("files")
+    try:
+        re.compile(_filled(pattern, _ANYTHING))
+    except (re.error, KeyError) as error:
+        table.problem("kernels", f"not a regular expression with known placeholders: {error}")
+    if bool(files) == bool(compiler):
+        table.problem("files", "a family has either `files` with `kernels`, or a `compiler`")
+    table.string("source", pattern=".+", noun="a source")
+    return KernelFamily(
+        name=table.string("name"),
+        title=table.string("title"),
+        files=files,
+        kernels=pattern,
+        compiler=compiler,
+        model=table.boolean("model", default=False),
+        methods=table.strings("methods"),
+        moe=table.boolean("moe", default=False),
+        attention=table.optional_string("attention"),
+        majors=tuple(map(int, table.strings("majors", pattern="[0-9]{1,2}", noun="a major such as 8"))),
+        lowest=sm_number(bounds["from"]) if bounds["from"] else None,
+        below=sm_number(bounds["below"]) if bounds["below"] else None,
+        packages=table.strings("packages"),
+        graphs=table.boolean("graphs", default=False),
+        since=Version(since) if since else None,
+        helper=table.boolean("helper", default=False),
+    )
 
 
 def kernel_needs(context: ServerContext, sm: int) -> KernelNeeds:
     """Return what a server asks of a GPU."""
     context = replace(context, boards={name: number for name, number in context.boards.items() if number == sm})
-    model = context.model
-    if model is None:
-        rows = [row for row in kernel_families() if not _is_conditional(row)]
-        return KernelNeeds(families=tuple(_needed(row, "every server", context) for row in rows))
-    method, unknown = _method(context, model), list(_unknown(context, model, sm))
-    reasons = {row: _reason(row, context, model, method) for row in kernel_families() if row.is_for(sm)}
-    families = tuple(_needed(row, reason, context) for row, reason in reasons.items() if reason)
-    covered = {name for row in kernel_families() if row.is_for(sm) for name in row.methods}
-    if method and method not in covered:
-        unknown.append((f"quantisation {method}", f"model {model.name}"))
-    return KernelNeeds(families=families, unknown=tuple(unknown))
+    rows = [row for row in kernel_families() if row.is_for(sm) and not _lacks(context, row)]
+    if context.model is None:
+        plain = [row for row in rows if not _is_conditional(row)]
+        return KernelNeeds(families=tuple(_needed(row, "every server", {}) for row in plain))
+    use = server_use(context, context.model, sm)
+    reasons = [(row, reason) for row in rows if (reason := _reason(row, use))]
+    values = _values(context, use)
+    families = tuple(_needed(row, reason, values) for row, reason in reasons)
+    return KernelNeeds(families=families, unknown=tuple(_unknown(use, [row for row, _ in reasons])))
+
+
+def _lacks(context: ServerContext, row: KernelFamily) -> bool:
+    """Return whether the locked wheels have no such family: a package is missing, or the release is older."""
+    release = context.sources.vllm
+    is_older = bool(row.since and release and Version(release.version) < row.since)
+    return is_older or (bool(row.packages) and context.lacks(*row.packages))
 
 
 def _is_conditional(row: KernelFamily) -> bool:
     return bool(row.model or row.methods or row.moe or row.attention)
 
 
-def _reason(row: KernelFamily, context: ServerContext, model: ModelFacts, method: str | None) -> str | None:
+def _reason(row: KernelFamily, use: ServerUse) -> str | None:
     """Return what asks for a family, None if nothing does."""
     if row.attention:
-        return f"head size {_head_size(model)}" if _uses_flash_attention(context, model) else None
-    if row.moe and not _experts(model):
+        return _attention_reason(row, use)
+    if (row.moe and not use.experts) or (row.graphs and not use.graphs):
         return None
-    if row.methods:
-        return method if method in row.methods else None
+    if row.methods and not row.takes(use.method):
+        return None
+    if row.methods and use.method != UNQUANTIZED:
+        return _words(use.method)
     if row.moe:
-        return f"{_experts(model)} experts"
-    return f"model {model.name}" if row.model else "every server"
+        return f"{use.experts} experts"
+    return f"model {use.model.name}" if row.model else "every server"
 
 
-def _needed(row: KernelFamily, reason: str, context: ServerContext) -> NeededFamily:
-    pattern = row.kernels
-    if context.model and "{head}" in pattern:
-        size = _head_size(context.model) or 0
-        rounded = next((head for head in _HEAD_SIZES if head >= size), size)
-        dtype = context.settings.dtype if context.settings else ""
-        pattern = pattern.replace("{head}", str(rounded)).replace("{type}", _TYPES.get(dtype, ""))
-    return NeededFamily(family=row, reason=reason, kernels=pattern)
+def _words(method: str) -> str:
+    return method.replace(":", " ")
 
 
-def _method(context: ServerContext, model: ModelFacts) -> str | None:
-    """Return the quantisation method that vLLM chooses; those of compressed-tensors with the kind of their numbers."""
-    method = chosen_method(context)
-    if method != "compressed-tensors":
-        return method
-    groups = model.quantization.get("config_groups")
-    group: object = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
-    weights, inputs = (group.get(key) if isinstance(group, dict) else None for key in ("weights", "input_activations"))
-    if not isinstance(weights, dict):
-        return method
-    if not inputs and weights.get("type") == "int":
-        return f"{method}:wna16"
-    kind, bits = weights.get("type"), weights.get("num_bits")
-    names = {("float", 8): "fp8", ("int", 8): "int8"}
-    return f"{method}:{names.get((str(kind), bits if isinstance(bits, int) else 0), f'{kind}{bits}')}"
+def _attention_reason(row: KernelFamily, use: ServerUse) -> str | None:
+    if row.attention == _ENCODER:
+        sizes = ", ".join(str(size) for size in use.encoder_heads if size)
+        return f"encoder with head size {sizes}" if sizes else None
+    return f"head size {use.head_size}" if row.attention == use.attention else None
 
 
-def _unknown(context: ServerContext, model: ModelFacts, sm: int) -> list[tuple[str, str]]:
-    reasons = []
-    if _section(model, "kv_lora_rank"):
-        reasons.append(("multi-head latent attention", f"model {model.name}"))
-    elif _backend(context) not in (None, _FLASH):
-        reasons.append((f"attention backend {_backend(context)}", "the server's settings"))
-    elif sm // 10 == 10:  # noqa: PLR2004  # vLLM prefers FlashInfer there
-        reasons.append(("attention backend FLASHINFER", "vLLM's choice on SM 10.x"))
-    elif (size := _head_size(model)) is None or size > _HEAD_SIZES[-1]:
-        reasons.append((f"attention with head size {size or 'unknown'}", f"model {model.name}"))
-    elif not _is_plain_cache(context):
-        reasons.append(("attention on a quantised KV cache", "the KV cache's type"))
-    if any("state" in text or "recurrent" in text for text in model.shape.unknown):
-        reasons.append(("layers with a state instead of attention", f"model {model.name}"))
-    return reasons
+def _needed(row: KernelFamily, reason: str, values: Mapping[str, str]) -> NeededFamily:
+    return NeededFamily(family=row, reason=reason, kernels=_filled(row.kernels, _ANYTHING | dict(values)))
 
 
-def _uses_flash_attention(context: ServerContext, model: ModelFacts) -> bool:
-    size = _head_size(model)
-    has_size = size is not None and size <= _HEAD_SIZES[-1]
-    is_plain = not _section(model, "kv_lora_rank") and _is_plain_cache(context)
-    return has_size and is_plain and _backend(context) in (None, _FLASH)
+def _filled(pattern: str, values: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
-def _is_plain_cache(context: ServerContext) -> bool:
-    """Return whether the KV cache has the model's own type: FlashAttention-2 has no other."""
-    settings = context.settings
-    return settings is None or not settings.kv_dtype.startswith(("fp8", "nvfp4", "turboquant"))
+def _values(context: ServerContext, use: ServerUse) -> dict[str, str]:
+    """Return the values of the placeholders that are known."""
+    dtype = context.settings.dtype if context.settings else ""
+    numbers = _table()[1]
+    size = use.head_size
+    # Activations have the results' type, unless the server quantises them for Marlin.
+    asked = context.environment.get("VLLM_MARLIN_INPUT_DTYPE", "").lower()
+    activation = {"int8": "int8", "fp8": "float8_e4m3fn"}.get(asked, dtype)
+    found = {
+        "head": str(_rounded(size)) if size else None,
+        "encoder-head": f"({'|'.join(str(_rounded(head)) for head in use.encoder_heads if head)})",
+        "type": _TYPES.get(dtype),
+        "scalar": numbers.get(dtype),
+        "activation": numbers.get(activation),
+        "weight": numbers.get(weight_type(use) or ""),
+    }
+    return {name: text for name, text in found.items() if text is not None}
 
 
-def _backend(context: ServerContext) -> str | None:
-    named = context.option("--attention-backend") or context.environment.get("VLLM_ATTENTION_BACKEND")
-    return named.upper() if named and named.lower() != "auto" else None
+def _rounded(size: int) -> int:
+    return next((head for head in _HEAD_SIZES if head >= size), size)
 
 
-def _head_size(model: ModelFacts) -> int | None:
-    size = _section(model, "head_dim")
-    if isinstance(size, int) and size > 0:
-        return size
-    return model.shape.hidden // model.heads if model.heads and model.shape.hidden else None
-
-
-def _experts(model: ModelFacts) -> int:
-    counts = (_section(model, key) for key in _EXPERTS)
-    return next((count for count in counts if isinstance(count, int) and count > 1), 0)
-
-
-def _section(model: ModelFacts, key: str) -> object:
-    sections = (model.config.get("text_config"), model.config.get("llm_config"), model.config)
-    return next((section[key] for section in sections if isinstance(section, dict) and section.get(key)), None)
+def _unknown(use: ServerUse, rows: Sequence[KernelFamily]) -> Iterator[tuple[str, str]]:
+    """Yield features that no family describes on this GPU."""
+    source = f"model {use.model.name}"
+    if use.odd:
+        yield use.odd
+    elif not any(row.attention == use.attention for row in rows):
+        yield (
+            f"attention backend {use.attention}",
+            "the server's settings" if use.named else "vLLM's choice on this GPU",
+        )
+    if use.encoder_heads and not any(row.attention == _ENCODER for row in rows):
+        yield "attention of encoders", source
+    if use.method != UNQUANTIZED and not any(row.methods and not row.helper for row in rows):
+        yield f"quantisation {_words(use.method)}", source
+    if use.experts and not any(row.methods and row.moe for row in rows):
+        quantised = "without quantisation" if use.method == UNQUANTIZED else f"with quantisation {_words(use.method)}"
+        yield f"experts {quantised}", source
+    if any("state" in text or "recurrent" in text for text in use.model.shape.unknown):
+        yield "layers with a state instead of attention", source

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING
 
 from builder.audit.code_targets import compiles_for, is_same_major, runs_natively, target_name
@@ -69,6 +70,10 @@ def kernel_verdicts(
 
 def _verdict(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFacts) -> KernelVerdict:
     row = need.family
+    if row.compiler:
+        return KernelVerdict(
+            family=row.name, title=row.title, reason=need.reason, verdict="first-use", compiler=row.compiler
+        )
     chosen = [library for library in libraries if any(fnmatchcase(library.path, glob) for glob in row.files)]
     tally = _Tally()
     names = {library.path: library.names for library in chosen}
@@ -211,7 +216,9 @@ def brief(row: KernelVerdict) -> str:
         return f"borrowed {', '.join(row.borrowed_from)} code ({row.evidence})"
     if row.verdict == "compiled":
         noun = "module" if row.modules == 1 else "modules"
-        return f"compiled on the board: {row.modules} {noun}, up to {row.minutes:.0f} min"
+        return f"compiled on the board: {row.modules} {noun}, up to {max(1, ceil(row.minutes))} min"
+    if row.compiler:
+        return f"compiled by {row.compiler} at first use"
     if row.verdict == "native" and row.precompiled:
         return "native (precompiled)"
     return f"unknown: {row.note}" if row.verdict == "unknown" else row.verdict
@@ -221,6 +228,10 @@ def detail(row: KernelVerdict) -> str:
     """Return a verdict in words."""
     if row.verdict == "unknown":
         return f"{row.family}, asked for by {row.reason}: {row.note}"
+    if row.compiler:
+        return (
+            f"{row.title}, asked for by {row.reason}: {row.compiler} compiles them at first use, whatever the wheel has"
+        )
     if row.verdict == "absent":
         return f"{row.title}, asked for by {row.reason}: it has no such kernel for this GPU" + (
             f"; {row.note}" if row.note else ""
@@ -236,7 +247,7 @@ def detail(row: KernelVerdict) -> str:
         noun = "module" if row.modules == 1 else "modules"
         parts.append(
             f"the board's driver compiles {row.compiled} of them, in {row.modules} {noun}, when they are first used: "
-            f"by estimate up to {row.minutes:.0f} min on one core"
+            f"by estimate up to {max(1, ceil(row.minutes))} min on one core"
         )
     if row.examples:
         parts.append(f"such as {_shortened(demangled(row.examples[0]))}")

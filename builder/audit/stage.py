@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from builder.pipeline.cell import CellRun
 
 # Raise it when the same facts lead to other findings.
-FORMAT = 3
+FORMAT = 4
 _AUDIT_ONLY = RunOptions(until="audit")
 _RULES = (
     *(other_distribution, damaged, wrong_machine, other_python, loading, one_of),

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 Evidence = Literal["proven", "assumed", "contradicted"]
 EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
-# `borrowed`: code for a lower minor of the same major; `compiled`: the driver compiles PTX on the board.
-Coverage = Literal["native", "borrowed", "compiled", "absent", "unknown"]
+# `borrowed`: code for a lower minor of the same major; `compiled`: the driver compiles PTX on the board; `first-use`: a
+# compiler of the wheels makes the kernels at first use, for any GPU.
+Coverage = Literal["native", "borrowed", "compiled", "first-use", "absent", "unknown"]
 KernelDemand = Literal["any", "no-jit", "native"]
 KERNEL_DEMANDS: tuple[KernelDemand, ...] = get_args(KernelDemand)
 
@@ -21,7 +22,8 @@ class KernelVerdict:
     native ones, the build makes `precompiled` of PTX.
     `borrowed_from` are the targets whose code runs there (`sm_80`), with the `evidence` for that. `modules` are those
     with kernels that the driver compiles, in `minutes` by estimate on one core. `files` are the libraries. `examples`
-    are some kernels of the worst origin, mangled. `note` says why a verdict is unknown or what it rests on.
+    are some kernels of the worst origin, mangled. `note` says why a verdict is unknown or what it rests on. `compiler`
+    is what compiles the kernels at first use.
     """
 
     family: str
@@ -40,3 +42,4 @@ class KernelVerdict:
     files: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     note: str | None = None
+    compiler: str | None = None

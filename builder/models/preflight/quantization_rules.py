@@ -37,6 +37,7 @@ class Method:
     name: str
     accepts: tuple[str, ...]
     marlin: str | None
+    always: str | None
     cpu: str | None
     package: str | None
 
@@ -58,6 +59,7 @@ def _methods(root: Table) -> dict[str, Method]:
             name=table.string("name"),
             accepts=table.strings("accepts"),
             marlin=table.optional_string("marlin"),
+            always=table.optional_string("always-marlin-with"),
             cpu=table.optional_string("cpu"),
             package=table.optional_string("package"),
         )
@@ -134,7 +136,10 @@ def _chosen(context: ServerContext, release: Release, own: str | None, set_to: s
     if not context.gpu:
         return row.cpu if row.cpu in release.facts.quantizations else set_to or own
     marlin = release.facts.quantizations.get(row.marlin or "")
-    if set_to in (None, _MARLIN) and marlin and _suits(context, marlin.min_sm) and _converts(context):
+    converted = {None, _MARLIN, row.marlin}
+    if row.always in release.facts.quantizations:
+        converted |= {own, row.always}
+    if set_to in converted and marlin and _suits(context, marlin.min_sm) and _converts(context):
         return row.marlin
     return set_to or own
 
