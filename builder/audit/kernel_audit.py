@@ -8,9 +8,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from builder.audit.audit_context import driver_of
+from builder.audit.gather_facts import gather
 from builder.audit.gather_kernels import gather_kernels, libraries_with_code, stored_kernels
-from builder.audit.kernel_families import kernel_families, kernel_needs
-from builder.audit.kernel_rules import GpuFacts, kernel_verdicts
+from builder.audit.kernel_families import KernelNeeds, kernel_families, kernel_needs
+from builder.audit.kernel_rules import GpuFacts, kernel_verdicts, kernels_of_family
 from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
 from builder.audit.slim_choice import choose, slim_rules
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
-    from builder.model.kernel_verdicts import KernelVerdict
+    from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict
     from builder.model.kernels import LibraryKernels
     from builder.model.locks import Job, Lock, LockedWheel
     from builder.model.verdicts import Verdict
@@ -44,12 +45,35 @@ def audit_kernels(
     """
     if not lock.platform.sms:
         return {}
+    return _verdicts(job, lock, server, _libraries(job, lock, facts, server, session), session)
+
+
+def family_kernels(
+    job: Job, lock: Lock, family: str, session: Session
+) -> tuple[dict[str, tuple[KernelVerdict, ...]], dict[str, tuple[FamilyKernel, ...]]]:
+    """Return the verdicts on a family and its kernels by SM; nothing for a GPU on which the cell does not use it.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, or its kernels cannot be stored.
+    """
+    server = server_context(job, lock, session)
+    libraries = _libraries(job, lock, gather(lock.wheels, session), server, session) if lock.platform.sms else []
+    verdicts: dict[str, tuple[KernelVerdict, ...]] = {}
+    kernels: dict[str, tuple[FamilyKernel, ...]] = {}
+    for sm, gpu in _gpus(job, lock, session).items():
+        needs = kernel_needs(server, gpu.sm)
+        of_family = tuple(need for need in needs.families if need.family.name == family)
+        verdicts[sm] = kernel_verdicts(KernelNeeds(families=of_family), libraries, gpu)
+        kernels[sm] = tuple(kernel for need in of_family for kernel in kernels_of_family(need, libraries, gpu))
+    return verdicts, kernels
+
+
+def _libraries(
+    job: Job, lock: Lock, facts: Mapping[str, WheelFacts], server: ServerContext, session: Session
+) -> list[LibraryKernels]:
     wheels = [wheel for wheel in lock.wheels if has_family(facts[wheel.sha256])]
     gathered = gather_kernels(wheels, facts, session)
-    libraries = [
-        library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()), server)
-    ]
-    return _verdicts(job, lock, server, libraries, session)
+    return [library for wheel in wheels for library in _in_image(job, wheel, gathered.get(wheel.sha256, ()), server)]
 
 
 def stored_verdicts(job: Job, lock: Lock, session: Session) -> dict[str, tuple[KernelVerdict, ...]] | None:
@@ -80,15 +104,18 @@ def _in_image(
 def _verdicts(
     job: Job, lock: Lock, server: ServerContext, libraries: Sequence[LibraryKernels], session: Session
 ) -> dict[str, tuple[KernelVerdict, ...]]:
+    return {
+        sm: kernel_verdicts(kernel_needs(server, gpu.sm), libraries, gpu)
+        for sm, gpu in _gpus(job, lock, session).items()
+    }
+
+
+def _gpus(job: Job, lock: Lock, session: Session) -> dict[str, GpuFacts]:
     platform = lock.platform
     driver = driver_of(platform)
     proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
     return {
-        sm: kernel_verdicts(
-            kernel_needs(server, sm_number(sm)),
-            libraries,
-            GpuFacts(sm=sm_number(sm), l4t=platform.l4t, driver=driver, proof=proof_of(proven, sm)),
-        )
+        sm: GpuFacts(sm=sm_number(sm), l4t=platform.l4t, driver=driver, proof=proof_of(proven, sm))
         for sm in platform.sms
     }
 

@@ -51,6 +51,7 @@ class KernelFamily:
     graphs: bool = False
     since: Version | None = None
     helper: bool = False
+    unless: tuple[tuple[str, str], ...] = ()
 
     def is_for(self, sm: int) -> bool:
         """Return whether vLLM uses the family on a GPU at all."""
@@ -130,6 +131,7 @@ def _family(table: Table) -> KernelFamily:
         graphs=table.boolean("graphs", default=False),
         since=Version(since) if since else None,
         helper=table.boolean("helper", default=False),
+        unless=table.string_map("unless", ("[A-Z0-9_]+", "a variable")),
     )
 
 
@@ -148,8 +150,10 @@ def kernel_needs(context: ServerContext, sm: int) -> KernelNeeds:
 
 
 def _lacks(context: ServerContext, row: KernelFamily) -> bool:
-    """Return whether the locked wheels have no such family: a package is missing, or the release is older."""
+    """Return whether a server cannot have a family: its release is older, a package is missing, or a variable set."""
     release = context.sources.vllm
+    if any(context.environment.get(name) == value for name, value in row.unless):
+        return True
     is_older = bool(row.since and release and Version(release.version) < row.since)
     return is_older or (bool(row.packages) and context.lacks(*row.packages))
 

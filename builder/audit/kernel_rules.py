@@ -14,7 +14,7 @@ from builder.audit.gpu_rules import compiler_of
 from builder.audit.loading_rules import demangled
 from builder.audit.rule_tables import tables
 from builder.model.audits import Finding
-from builder.model.kernel_verdicts import KernelVerdict
+from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,14 +74,11 @@ def _verdict(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFa
         return KernelVerdict(
             family=row.name, title=row.title, reason=need.reason, verdict="first-use", compiler=row.compiler
         )
-    chosen = [library for library in libraries if any(fnmatchcase(library.path, glob) for glob in row.files)]
-    tally = _Tally()
+    chosen = _of_family(need, libraries)
     names = {library.path: library.names for library in chosen}
-    wanted = {path: _matching(lines, need.kernels) for path, lines in names.items()}
-    for library in chosen:
-        _count(library, wanted[library.path], gpu, tally)
+    tally, is_known = _tally(need, chosen, gpu)
     policy = tables().policy(gpu.l4t)
-    verdict, worst = _worst(tally) if any(wanted.values()) else ("unknown", set())
+    verdict, worst = _worst(tally) if is_known else ("unknown", set())
     return KernelVerdict(
         family=row.name,
         title=row.title,
@@ -98,7 +95,41 @@ def _verdict(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFa
         minutes=round(tally.compiled_bytes / _MB * tables().compile_s_per_mb / 60, 1),
         files=tuple(library.path for library in chosen),
         examples=tuple(names[path][index] for path, _, index in sorted(worst)[:_EXAMPLES]),
-        note=_note(tally, gpu) if any(wanted.values()) else _nothing(chosen),
+        note=_note(tally, gpu) if is_known else _nothing(chosen),
+    )
+
+
+def _of_family(need: NeededFamily, libraries: Sequence[LibraryKernels]) -> list[LibraryKernels]:
+    return [library for library in libraries if any(fnmatchcase(library.path, glob) for glob in need.family.files)]
+
+
+def _tally(need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFacts) -> tuple[_Tally, bool]:
+    """Count a family's kernels by origin; return also whether any library has a kernel of its names."""
+    tally = _Tally()
+    wanted = {library.path: _matching(library.names, need.kernels) for library in libraries}
+    for library in libraries:
+        _count(library, wanted[library.path], gpu, tally)
+    return tally, any(wanted.values())
+
+
+def kernels_of_family(
+    need: NeededFamily, libraries: Sequence[LibraryKernels], gpu: GpuFacts
+) -> tuple[FamilyKernel, ...]:
+    """Return the kernels of a family that a server uses on a GPU, with their origin."""
+    chosen = _of_family(need, libraries)
+    names = {library.path: library.names for library in chosen}
+    tally, _ = _tally(need, chosen, gpu)
+    # A kernel with copies of several origins counts by the last of these.
+    by_origin: tuple[tuple[Coverage, set[tuple[str, int, int]]], ...] = (
+        ("native", tally.native),
+        ("borrowed", tally.borrowed),
+        ("compiled", tally.compiled),
+        ("absent", tally.refused),
+    )
+    origins = {(path, index): origin for origin, keys in by_origin for path, _, index in keys}
+    mangled = sorted((path, names[path][index], origin) for (path, index), origin in origins.items())
+    return tuple(
+        FamilyKernel(file=path, mangled=name, name=demangled(name), origin=origin) for path, name, origin in mangled
     )
 
 

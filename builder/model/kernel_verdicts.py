@@ -43,3 +43,13 @@ class KernelVerdict:
     examples: tuple[str, ...] = ()
     note: str | None = None
     compiler: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyKernel:
+    """A kernel of a family on a GPU: its name as in the file, and as C++; `origin` is the worst of its copies."""
+
+    file: str
+    mangled: str
+    name: str
+    origin: Coverage

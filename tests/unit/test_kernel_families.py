@@ -12,7 +12,15 @@ from preflight_parts import FACTS, make_context, make_served
 
 from builder.audit.kernel_audit import proof_of
 from builder.audit.kernel_families import KernelNeeds, kernel_families, kernel_needs
-from builder.audit.kernel_rules import GpuFacts, brief, detail, kernel_findings, kernel_verdicts, refusal
+from builder.audit.kernel_rules import (
+    GpuFacts,
+    brief,
+    detail,
+    kernel_findings,
+    kernel_verdicts,
+    kernels_of_family,
+    refusal,
+)
 from builder.model.audits import GpuTarget
 from builder.model.kernels import KernelModule, LibraryKernels
 from builder.model.verdicts import GpuComputation, Verdict
@@ -207,6 +215,27 @@ def test_kernels_that_a_compiler_makes_at_first_use(
     assert f"compiled by {compiler} at first use" in brief(row)
     assert "whatever the wheel has" in detail(row)
     assert list(kernel_findings({"11.0": [row]}, "native", {})) == []
+
+
+@pytest.mark.parametrize(
+    ("sm", "release", "variable", "asks"),
+    [(110, "0.33.0", "1", True), (110, "0.33.0", "0", False), (110, "0.20.2", "1", False), (87, "0.33.0", "1", False)],
+)
+def test_flashinfer_samples_on_large_gpus_unless_it_is_off(sm: int, release: str, variable: str, asks: bool) -> None:
+    sources = Sources(vllm=Release(name="vllm", version=release, facts=FACTS))
+    needs = asked(sm, (("VLLM_USE_FLASHINFER_SAMPLER", variable),), versions=FLASHINFER, sources=sources)
+    assert ("flashinfer-sampling" in names_of(needs)) is asks
+
+
+def test_kernels_of_a_family_have_their_origin() -> None:
+    code = library(C, (0, "sm_80", [MARLIN]), (0, "sm_87", [REPACK]), (1, "ptx_80", [REPACK]))
+    needs = {need.family.name: need for need in asked(87, **AWQ).families}
+    (marlin,) = kernels_of_family(needs["marlin"], [code], ORIN_7)
+    assert (marlin.file, marlin.mangled, marlin.origin) == (C, MARLIN, "borrowed")
+    assert marlin.name.startswith("void marlin::Marlin<")
+    assert [kernel.origin for kernel in kernels_of_family(needs["marlin"], [code], ORIN_6)] == ["absent"]
+    # The container with PTX alone decides, since its copy is compiled.
+    assert [kernel.origin for kernel in kernels_of_family(needs["marlin-repack"], [code], ORIN_7)] == ["compiled"]
 
 
 def test_an_eager_server_compiles_no_graph() -> None:

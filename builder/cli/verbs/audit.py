@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from builder.audit.kernel_audit import family_kernels
+from builder.audit.kernel_families import kernel_families
 from builder.audit.kernel_rules import brief
 from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
@@ -26,7 +28,7 @@ from builder.host.toml.documents import suggest
 from builder.jetson.platform import check_value
 from builder.lock.stage import lock_with_history
 from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
-from builder.model.kernel_verdicts import KernelVerdict
+from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict
 from builder.model.locks import Job
 
 _LOOSE = ("base", "sms", "l4t", "python", "apt")
@@ -67,8 +69,26 @@ class AuditedCells:
     cells: tuple[AuditedCell | UnauditedCell, ...]
 
 
-# The last one comes with --explain.
-AuditResult = AuditedCell | AuditedCells | Rule
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyCell:
+    """The kernels of a family in a cell, by SM: none for a GPU on which the cell does not use the family."""
+
+    cell: str
+    verdicts: dict[str, tuple[KernelVerdict, ...]]
+    kernels: dict[str, tuple[FamilyKernel, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyCells:
+    """The kernels of a family in the cells of a recipe."""
+
+    recipe: str
+    family: str
+    cells: tuple[FamilyCell, ...]
+
+
+# The last two come with --kernels and --explain.
+AuditResult = AuditedCell | AuditedCells | FamilyCells | Rule
 
 
 @session_verb(
@@ -90,6 +110,7 @@ AuditResult = AuditedCell | AuditedCells | Rule
         "--apt", multiple=True, metavar="PACKAGE", help="With --wheels: package that the image has in addition."
     ),
     click.option("--files", is_flag=True, help="With --json: add the result of loading each file."),
+    click.option("--kernels", "family", metavar="FAMILY", help="Name the kernels of a family that the cells use."),
     click.option("--explain", metavar="RULE", help="Explain a rule, and how to waive its findings."),
 )
 def command(
@@ -98,6 +119,7 @@ def command(
     wheels: bool,
     selectors: tuple[str, ...],
     explain: str | None,
+    family: str | None,
     **options: Any,
 ) -> int:
     """Check that the locked wheels of RECIPE's cells load and run on the device.
@@ -107,10 +129,13 @@ def command(
     if not session.console.as_json:
         refuse_options(("files",), "needs --json")
     if explain:
-        refuse_options(("wheels", "selectors", "files", *_LOOSE), "has no effect with --explain")
+        refuse_options(("wheels", "selectors", "files", "family", *_LOOSE), "has no effect with --explain")
         return _explain(explain, session)
     check_cache(session.workspace)
     _check_options(names, wheels=wheels, options=options)
+    if family:
+        refuse_options(("wheels", "files"), "has no effect with --kernels")
+        return _name_kernels(names[0], selectors, family, session)
     if wheels:
         paths = [Path(name) for name in names]
         audits = [audit_wheels(paths, session, **{name: options[name] for name in _LOOSE})]
@@ -143,6 +168,32 @@ def _explain(name: str, session: Session) -> int:
         raise UsageError(f"the audit has no rule `{name}`", hint=suggest(name, by_id, noun="rules"))
     show(by_id[name], explained(by_id[name]), session.console)
     return 0
+
+
+def _name_kernels(recipe: str, selectors: Sequence[str], family: str, session: Session) -> int:
+    known = dict.fromkeys(row.name for row in kernel_families())
+    if family not in known:
+        raise UsageError(f"there is no family of kernels `{family}`", hint=suggest(family, known, noun="families"))
+    selection = select_cells(recipe, selectors, session)
+    selection.show_impossible()
+    cells = []
+    for job in selection.jobs():
+        verdicts, kernels = family_kernels(job, lock_with_history(job, session), family, session)
+        cells.append(FamilyCell(cell=job.cell.id, verdicts=verdicts, kernels=kernels))
+    result = FamilyCells(recipe=selection.recipe.name, family=family, cells=tuple(cells))
+    show(result, "\n\n".join("\n".join(_family_lines(cell, family)) for cell in cells), session.console)
+    return 0
+
+
+def _family_lines(cell: FamilyCell, family: str) -> Iterator[str]:
+    for sm, verdicts in cell.verdicts.items():
+        words = "; ".join(map(brief, verdicts)) or "the cell does not use it"
+        yield f"{cell.cell}: {family} for SM {sm}: {words}"
+        for kernel in cell.kernels[sm]:
+            yield f"  {kernel.origin:<9} {without_controls(kernel.name)}"
+            yield f"            {without_controls(kernel.mangled)}"
+    if not cell.verdicts:
+        yield f"{cell.cell}: {family}: the cell has no GPU"
 
 
 def _check_options(names: Sequence[str], *, wheels: bool, options: dict[str, Any]) -> None:
