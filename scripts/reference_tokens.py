@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from builder.cli.cell_selection import open_session, select_cells
 from builder.errors import JbuildError
 from builder.host import records
+from builder.host.console import Console
 from builder.image.runtime import served_model
 from builder.model.verdicts import Token
 from builder.models.model_lock import lock_model
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         references = _references(selection, options.model.absolute(), options.python)
         golden.write(path, references)
     except JbuildError as error:
-        print(f"reference_tokens: {error}", file=sys.stderr)
+        Console().failure(error, as_result=False)
         return error.exit_code
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"reference_tokens: {error}", file=sys.stderr)
