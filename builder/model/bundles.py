@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from builder.model.images import Descriptor, Image
 
-BUNDLE = "bundle.json"
-PARTS = "parts.json"
+BUNDLE_FILE = "bundle.json"
+PARTS_FILE = "parts.json"
 PARTS_FOLDER = "parts"
 VERDICT_FOLDER = "verdict"
 PROJECT_FOLDER = "project"
