@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--have", type=Path, action="append", default=[], help="folder whose files the other machine gets"
     )
     step.add_argument("--preset", type=int, default=6, help="LZMA's preset (default: 6)")
+    step.add_argument("--unchecked", action="store_true", help="do not pack each blob again to compare it")
     step = steps.add_parser("pack", help="cut the recipes into parts")
     step.add_argument("encoded", type=Path)
     step.add_argument("output", type=Path)
@@ -85,6 +86,7 @@ def _encode(options: argparse.Namespace) -> None:
         options.output,
         Workspace.current(),
         preset=options.preset,
+        check=not options.unchecked,
         say=_say,
     )
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())

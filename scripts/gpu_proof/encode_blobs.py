@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import zstandard
+
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.slim_tables import code_sections
@@ -36,6 +38,8 @@ _SMALLEST = 512
 _REPORT = "jbuild-slim.json"
 # The levels of layers and of weights: see `builder.image.oci.pack`.
 _LEVELS = (6, 1)
+# The bytes of a zstd frame's header.
+_LONGEST_HEADER = 18
 _BLOCK = 1 << 20
 
 # A step before the end: literals have a place in the spool, and sources are named by their sha256.
@@ -71,8 +75,8 @@ class _Entry:
     steps: list[_Step] = field(default_factory=list)
 
 
-def survey(blob: Descriptor, folder: Path, scratch: Path) -> Survey:
-    """Read a blob of a layout, and try whether this jbuild packs it to the same bytes.
+def survey(blob: Descriptor, folder: Path, scratch: Path | None) -> Survey:
+    """Read a blob of a layout, and try in a folder `scratch` whether this jbuild packs it to the same bytes.
 
     Raises:
         OSError: the blob cannot be read.
@@ -105,17 +109,34 @@ def _report(content: bytes) -> TreeReport:
     return report
 
 
-def _level(blob: Descriptor, folder: Path, scratch: Path) -> int | None:
-    """Return the level at which a layer packs to the same blob; None: at none, or it is not a layer."""
-    if not (blob.media_type.endswith(("tar", "zstd"))):
+def _level(blob: Descriptor, folder: Path, scratch: Path | None) -> int | None:
+    """Return the level at which a layer packs to the same blob; None: at none, or it is not a layer.
+
+    Without `scratch`, the frame's window decides: levels differ in it.
+    """
+    if not blob.media_type.endswith(("tar", "zstd")):
         return None
-    for level in _LEVELS:
-        target = scratch / "check"
-        packed = pack.pack(layout.layer_content(blob, folder), "zstd", target, lambda _: None, level=level)
-        layout.blob(target, packed.blob.digest).unlink()
+    for level in _levels(blob, folder):
+        if scratch is None:
+            return level
+        packed = pack.pack(layout.layer_content(blob, folder), "zstd", scratch, lambda _: None, level=level)
+        layout.blob(scratch, packed.blob.digest).unlink()
         if packed.blob == blob:
             return level
     return None
+
+
+def _levels(blob: Descriptor, folder: Path) -> tuple[int, ...]:
+    if not blob.media_type.endswith("zstd"):
+        return _LEVELS[:1]
+    with layout.open_blob(folder, blob.digest) as file:
+        window = zstandard.get_frame_parameters(file.read(_LONGEST_HEADER)).window_size
+    return tuple(level for level in _LEVELS if _window(level) == window)
+
+
+def _window(level: int) -> int:
+    compressor = zstandard.ZstdCompressor(level=level, threads=1).compressobj()
+    return zstandard.get_frame_parameters(compressor.compress(b"x") + compressor.flush()).window_size
 
 
 def slimmed_files(reports: Iterable[TreeReport], workspace: Workspace) -> dict[str, SlimmedFile]:
@@ -154,11 +175,13 @@ def encode(
     workspace: Workspace,
     *,
     preset: int,
+    check: bool,
     say: Callable[[str], object],
 ) -> None:
     """Write the recipes of the blobs of images, and the literals that they need, to a folder.
 
-    `inventory` are the sha256 of the files that the receiver has.
+    `inventory` are the sha256 of the files that the receiver has. With `check`, blobs that this jbuild packs to other
+    bytes travel as they are; without, the receiver notices.
 
     Raises:
         OSError: a blob cannot be read, or the result cannot be written.
@@ -168,7 +191,7 @@ def encode(
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         surveys = []
         for blob in blobs.values():
-            surveys.append(survey(blob, folder, Path(scratch)))
+            surveys.append(survey(blob, folder, Path(scratch) if check else None))
             say(f"read {blob.digest[:19]} {blob.size / 1e6:.1f} MB, level {surveys[-1].level}")
         slimmed = slimmed_files((report for found in surveys for report in found.reports), workspace)
         say(f"{len(slimmed)} slimmed libraries made again")
