@@ -9,6 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
+from builder.jetson.boards import board
 from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
 from builder.model.recipes import Cell, Pairs, TagRule
@@ -18,6 +19,7 @@ from builder.recipe.select import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from builder.jetson.boards import Board
     from builder.model.locks import Job
     from builder.model.platforms import Platform
     from builder.model.recipes import Architecture, Override, Recipe, Spec
@@ -91,6 +93,13 @@ def platform_of(recipe: Recipe, cell: Cell) -> Platform:
     if base is None:
         return platform
     return replace(platform, base=placeholders.fill(base, placeholders.facts(cell, platform)))
+
+
+def unused_boards(recipe: Recipe, cells: Iterable[Cell]) -> tuple[Board, ...]:
+    """Return the boards that a recipe names and none of these cells, its possible ones, is for."""
+    named = tuple(map(board, recipe.boards))
+    platforms = {platform_of(recipe, cell) for cell in cells if not cell.impossible} if named else set()
+    return tuple(row for row in named if platforms and all(map(row.mismatch, platforms)))
 
 
 def runners_of(recipe: Recipe, cell: Cell) -> tuple[str | None, str | None]:
