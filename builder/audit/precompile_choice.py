@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     NeededKernels = Callable[[LibraryKernels, int], frozenset[int]]
 
 
-def precompiles(job: Job) -> bool:
-    """Return whether the build of a cell compiles kernels."""
-    return locks_tools(job)
-
-
 def needed_kernels(job: Job, server: ServerContext) -> NeededKernels:
     """Return the choice of kernels of a cell: all, or those of the families that its server and model use."""
     return every_kernel if job.spec.image.precompile == "all" else _NeededByServer(server)
@@ -65,7 +60,7 @@ def modules_of_wheel(
     job: Job, package: str, libraries: Iterable[LibraryKernels], needed: NeededKernels
 ) -> tuple[PtxModule, ...]:
     """Return the modules of a cell's wheel that the build compiles: none where the wheel stays as it is."""
-    if not precompiles(job) or not choose(job, package).slim:
+    if not locks_tools(job) or not choose(job, package).slim:
         return ()
     rules = slim_rules(job.platform)
     return tuple(module for library in libraries for module in modules_to_compile(library, rules, needed))

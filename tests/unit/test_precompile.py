@@ -19,7 +19,7 @@ from factories import locked, make_jetson, make_job, make_lock, make_locked_whee
 
 from builder.audit import fatbin, kernel_names
 from builder.audit.byte_source import MalformedError, Plain
-from builder.audit.precompile_choice import every_kernel, modules_to_compile, needed_kernels, precompiles, with_compiled
+from builder.audit.precompile_choice import every_kernel, modules_to_compile, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
 from builder.audit.slim_choice import choose
 from builder.errors import BuildError
@@ -30,7 +30,7 @@ from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
 from builder.image.wheels.tree import prepare
 from builder.lock import lockfile
 from builder.lock.build_tools import package_of
-from builder.lock.index_sources import lock_inputs
+from builder.lock.index_sources import lock_inputs, locks_tools
 from builder.model.audits import GpuTarget
 from builder.model.images import site_packages
 from builder.model.kernels import KernelModule, LibraryKernels
@@ -190,10 +190,10 @@ def test_precompiled_packages_are_slimmed() -> None:
     job = job_with("needed")
     assert choose(job, "vllm").slim
     assert not choose(job, "nvidia-cublas").slim
-    assert precompiles(job)
-    assert not precompiles(job_with("off"))
-    assert not precompiles(job_with(None))
-    assert not precompiles(job_with("all", sms=(), cuda=None))
+    assert locks_tools(job)
+    assert not locks_tools(job_with("off"))
+    assert not locks_tools(job_with(None))
+    assert not locks_tools(job_with("all", sms=(), cuda=None))
 
 
 def test_all_kernels_need_no_model() -> None:
