@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from builder.host.toml import documents
+from builder.jetson.boards import sm_number
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -76,17 +77,13 @@ def code_sections(package: str, file: str) -> dict[str, SlimUnit]:
     return {row.name: row.unit for row in rows}
 
 
-def sm_of(capability: str) -> int:
-    """Return the number of a compute capability: 87 for 8.7."""
-    major, _, minor = capability.partition(".")
-    return int(major) * 10 + int(minor)
-
-
 def _tables(root: Table) -> SlimTables:
     gpus: list[int] = []
     for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
-        gpus += map(sm_of, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7"))
+        gpus += map(
+            sm_number, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7")
+        )
     return SlimTables(
         unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus), compilers=_compilers(root)
     )
@@ -99,7 +96,7 @@ def _compilers(root: Table) -> tuple[tuple[int, tuple[int, int]], ...]:
         major, _, minor = table.string("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a CUDA release").partition(".")
         release = int(major or 0), int(minor or 0)
         capabilities = table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7")
-        rows += [(sm_of(capability), release) for capability in capabilities]
+        rows += [(sm_number(capability), release) for capability in capabilities]
     return tuple(rows)
 
 

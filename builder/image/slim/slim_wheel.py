@@ -84,7 +84,7 @@ def slim_wheel(
     """
     name = wheel_name(wheel.name)
     digest = sha256_of(wheel)
-    reason = refusal(name.package, rules)
+    reason = refusal(name, rules)
     libraries: dict[str, SlimLibrary] = {}
     if reason is None:
         members = _members(wheel)
