@@ -14,7 +14,7 @@ from builder.jetson.boards import sm_number
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
 
-CAPABILITY = r"[0-9]{1,2}\.[0-9]"
+_CAPABILITY, _NOUN = r"[0-9]{1,2}\.[0-9]", "a compute capability such as 8.7"
 # What is taken out at once.
 SlimUnit = Literal["entry", "container"]
 _TABLE = Path(__file__).with_name("slim.toml")
@@ -81,9 +81,7 @@ def _tables(root: Table) -> SlimTables:
     gpus: list[int] = []
     for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
-        gpus += map(
-            sm_number, table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7")
-        )
+        gpus += map(sm_number, table.strings("capabilities", pattern=_CAPABILITY, noun=_NOUN))
     return SlimTables(
         unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus), compilers=_compilers(root)
     )
@@ -95,7 +93,7 @@ def _compilers(root: Table) -> tuple[tuple[int, tuple[int, int]], ...]:
         table.string("source", pattern=".+", noun="a source")
         major, _, minor = table.string("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a CUDA release").partition(".")
         release = int(major or 0), int(minor or 0)
-        capabilities = table.strings("capabilities", pattern=CAPABILITY, noun="a compute capability such as 8.7")
+        capabilities = table.strings("capabilities", pattern=_CAPABILITY, noun=_NOUN)
         rows += [(sm_number(capability), release) for capability in capabilities]
     return tuple(rows)
 

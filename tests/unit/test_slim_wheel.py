@@ -214,7 +214,7 @@ def test_mistakes(arguments: tuple[str, ...], message: str, slim: Call, tmp_path
         "x-1-py3-none-linux_x86_64.whl",
         "demo-1.0+sm87-py3-none-any.whl",
     )
-    for name in texts:
+    for name in (*texts, "demo-1.0+sm87-py3-none-any.whl"):
         (tmp_path / name).write_text("text")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = slim(*arguments)
