@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from builder.audit.code_targets import compiles_for
 from builder.audit.kernel_families import kernel_needs
-from builder.audit.runnable_code import compiles_for, runs_on
+from builder.audit.runnable_code import runs_on
 from builder.audit.slim_choice import choose, slim_rules
 from builder.lock.index_sources import locks_tools
 from builder.model.kernels import KernelModule
@@ -87,7 +88,7 @@ def modules_to_compile(library: LibraryKernels, rules: SlimRules, needed: Needed
 def _compiled_by_driver(members: Sequence[KernelModule], sm: int, rules: SlimRules) -> KernelModule | None:
     if any(module.kernels and runs_on(module.target, sm, rules, unknown=False) for module in members):
         return None
-    usable = [module for module in members if module.kernels and compiles_for(module, sm, rules)]
+    usable = [module for module in members if module.kernels and compiles_for(module.target, sm)]
     return max(usable, key=lambda module: (module.target.sm, module.target.variant, module.isa), default=None)
 
 

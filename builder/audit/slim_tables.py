@@ -44,6 +44,14 @@ class SectionRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CubinRow:
+    """Cubins that are files of their own in a package (globs), and that go as a whole."""
+
+    package: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SlimTables:
     """All rows; `gpus` are the known compute capabilities.
 
@@ -52,6 +60,7 @@ class SlimTables:
 
     unchanged: tuple[UnchangedPackages, ...]
     sections: tuple[SectionRow, ...]
+    cubins: tuple[CubinRow, ...]
     gpus: tuple[int, ...]
     compilers: tuple[tuple[int, tuple[int, int]], ...]
 
@@ -77,13 +86,23 @@ def code_sections(package: str, file: str) -> dict[str, SlimUnit]:
     return {row.name: row.unit for row in rows}
 
 
+def cubin_glob(package: str, file: str) -> str | None:
+    """Return the glob of files that matches a cubin which may go, None for other files."""
+    rows = slim_tables().cubins
+    return next((r.file for r in rows if fnmatchcase(package, r.package) and fnmatchcase(file, r.file)), None)
+
+
 def _tables(root: Table) -> SlimTables:
     gpus: list[int] = []
     for table in root.rows("gpus"):
         table.string("source", pattern=".+", noun="a source")
         gpus += map(sm_number, table.strings("capabilities", pattern=_CAPABILITY, noun=_NOUN))
     return SlimTables(
-        unchanged=_unchanged(root), sections=_sections(root), gpus=tuple(gpus), compilers=_compilers(root)
+        unchanged=_unchanged(root),
+        sections=_sections(root),
+        cubins=_cubins(root),
+        gpus=tuple(gpus),
+        compilers=_compilers(root),
     )
 
 
@@ -115,4 +134,12 @@ def _sections(root: Table) -> tuple[SectionRow, ...]:
             table.problem("unit", "must be `entry` or `container`")
         package, file, name = (table.string(key) for key in ("package", "file", "name"))
         rows.append(SectionRow(package=package, file=file, name=name, unit=unit))  # type: ignore[arg-type]
+    return tuple(rows)
+
+
+def _cubins(root: Table) -> tuple[CubinRow, ...]:
+    rows = []
+    for table in root.rows("cubins"):
+        table.string("source", pattern=".+", noun="a source")
+        rows.append(CubinRow(package=table.string("package"), file=table.string("file")))
     return tuple(rows)

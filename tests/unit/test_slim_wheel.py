@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_wheel
+from gpu_code import make_cubin
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.slim_tables import code_sections, slim_tables
@@ -107,6 +108,30 @@ def test_nothing_is_written_if_nothing_can_go(files: dict[str, bytes], reason: s
     wheel = gpu_wheel(tmp_path, files=files)
     assert slim_wheel(wheel, tmp_path / "slim.whl", ORIN).skipped == reason
     assert not (tmp_path / "slim.whl").exists()
+
+
+def test_cubins_that_are_files_go_as_a_whole(tmp_path: Path) -> None:
+    folder = "flashinfer_cubin/cubins/gemm"
+    cubins = {
+        f"{folder}/a.cubin": make_cubin("k", sm=100, options="-arch=sm_100f"),
+        f"{folder}/b.cubin": make_cubin("k", sm=103, accelerated=True),
+        f"{folder}/c.cubin": b"\x7fELF, but no cubin",
+        f"{folder}/checksums.txt": b"12 a.cubin",
+    }
+    wheel = make_wheel(tmp_path, "flashinfer-cubin", files=cubins)
+    report = slim_wheel(wheel, tmp_path / "slim.whl", ORIN)
+    (row,) = report.libraries
+    assert (row.path, row.method) == ("flashinfer_cubin/cubins/*.cubin", "files")
+    assert [(amount.target, amount.entries) for amount in row.removed] == [("sm_100f", 1), ("sm_103a", 1)]
+    assert [(amount.target, amount.entries) for amount in row.retained] == [("other", 1)]
+    assert row.after == len(cubins[f"{folder}/c.cubin"])
+    contents = contents_of(tmp_path / "slim.whl")
+    assert set(contents) & set(cubins) == {f"{folder}/c.cubin", f"{folder}/checksums.txt"}
+    check_record(tmp_path / "slim.whl")
+    blackwell = slim_wheel(wheel, tmp_path / "103.whl", SlimRules(sms=(103,), same_major=True))
+    assert blackwell.skipped == "it has no code for other GPUs"
+    other = make_wheel(tmp_path, "other-cubins", files=cubins)
+    assert slim_wheel(other, tmp_path / "other.whl", ORIN).skipped == "it has no GPU code"
 
 
 def test_a_library_that_cannot_be_read_stays(tmp_path: Path) -> None:
