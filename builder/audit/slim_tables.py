@@ -55,7 +55,8 @@ class CubinRow:
 class SlimTables:
     """All rows; `gpus` are the known compute capabilities.
 
-    `compilers` are the first CUDA release that compiles for a GPU, by its SM, where that is not an old one.
+    `compilers` are the first CUDA release that compiles for a GPU, by its SM, where that is not an old one. Releases
+    that are `driver_only` have no compiler.
     """
 
     unchanged: tuple[UnchangedPackages, ...]
@@ -63,6 +64,7 @@ class SlimTables:
     cubins: tuple[CubinRow, ...]
     gpus: tuple[int, ...]
     compilers: tuple[tuple[int, tuple[int, int]], ...]
+    driver_only: tuple[tuple[int, int], ...]
 
 
 @cache
@@ -103,18 +105,23 @@ def _tables(root: Table) -> SlimTables:
         cubins=_cubins(root),
         gpus=tuple(gpus),
         compilers=_compilers(root),
+        driver_only=tuple(map(_release, root.rows("driver-releases"))),
     )
 
 
 def _compilers(root: Table) -> tuple[tuple[int, tuple[int, int]], ...]:
     rows = []
     for table in root.rows("compilers"):
-        table.string("source", pattern=".+", noun="a source")
-        major, _, minor = table.string("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a CUDA release").partition(".")
-        release = int(major or 0), int(minor or 0)
+        release = _release(table)
         capabilities = table.strings("capabilities", pattern=_CAPABILITY, noun=_NOUN)
         rows += [(sm_number(capability), release) for capability in capabilities]
     return tuple(rows)
+
+
+def _release(table: Table) -> tuple[int, int]:
+    table.string("source", pattern=".+", noun="a source")
+    major, _, minor = table.string("cuda", pattern=r"[0-9]+\.[0-9]+", noun="a CUDA release").partition(".")
+    return int(major or 0), int(minor or 0)
 
 
 def _unchanged(root: Table) -> tuple[UnchangedPackages, ...]:
