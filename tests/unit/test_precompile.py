@@ -19,11 +19,12 @@ from factories import locked, make_jetson, make_job, make_lock, make_locked_whee
 
 from builder.audit import fatbin, kernel_names
 from builder.audit.byte_source import MalformedError, Plain
+from builder.audit.cubin import read_cubin_headers
 from builder.audit.precompile_choice import every_kernel, modules_to_compile, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
 from builder.audit.slim_choice import choose
 from builder.errors import BuildError
-from builder.image.precompile.cubin_entry import PackedCubin, cubin_sm, entry_bytes, pack_cubin
+from builder.image.precompile.cubin_entry import PackedCubin, entry_bytes, pack_cubin
 from builder.image.precompile.cubin_store import fingerprint_of, key_of, store_cubin, stored_cubin
 from builder.image.precompile.ptxas import check_kernels, options_of
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
@@ -67,7 +68,7 @@ def test_entries_are_those_of_fatbinary(name: str, variant: str) -> None:
     expected, cubin = golden(name)
     target = GpuTarget("sass", int(name[3:].rstrip("a")), variant)  # type: ignore[arg-type]
     assert entry_bytes(pack_cubin(cubin, target), compressed=name != "sm_90") == expected
-    assert cubin_sm(cubin) == target.sm
+    assert read_cubin_headers(cubin).sm == target.sm
 
 
 @pytest.mark.parametrize("cubin", [b"", b"\x7fELF" + bytes(200), CUBIN[:100]])
