@@ -26,7 +26,22 @@ SLANG = frozenset(
 SHARED_MODULE_NAMES = frozenset({"__init__", "__main__", "errors", "stage"})
 # Keys of the output of `--json` and of records. Programs read them, so a class may have a field of that name.
 RESULT_KEYS = frozenset(
-    {"also", "found", "kept", "line", "made", "mended", "others", "pieces", "said", "wanted", "what", "where", "whole"}
+    {
+        "also",
+        "found",
+        "kept",
+        "line",
+        "made",
+        "mended",
+        "others",
+        "parts",
+        "pieces",
+        "said",
+        "wanted",
+        "what",
+        "where",
+        "whole",
+    }
 )
 _NOT_CHOSEN = frozenset({"self", "cls", "_"})
 
