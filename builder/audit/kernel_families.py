@@ -33,7 +33,10 @@ _PLACEHOLDER = re.compile(r"\{([a-z-]+)\}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelFamily:
-    """A row of `kernels.toml`; SMs as numbers (89 for 8.9), None without a bound."""
+    """A row of `kernels.toml`; SMs as numbers (89 for 8.9), None without a bound.
+
+    `group_sizes` are the inputs that share a scale, -1 for all of them; without any, each size suits.
+    """
 
     name: str
     title: str
@@ -45,6 +48,7 @@ class KernelFamily:
     moe: bool = False
     attention: str | None = None
     majors: tuple[int, ...] = ()
+    group_sizes: tuple[int, ...] = ()
     lowest: int | None = None
     below: int | None = None
     packages: tuple[str, ...] = ()
@@ -61,6 +65,10 @@ class KernelFamily:
     def takes(self, method: str) -> bool:
         """Return whether the family is for a quantisation method: `fp8` is also for `fp8:block`."""
         return any(f"{method}:".startswith(f"{name}:") for name in self.methods)
+
+    def takes_groups(self, size: int | None) -> bool:
+        """Return whether the family is for weights whose scales each belong to `size` inputs."""
+        return not self.group_sizes or (-1 if size is None else size) in self.group_sizes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +133,7 @@ def _family(table: Table) -> KernelFamily:
         moe=table.boolean("moe", default=False),
         attention=table.optional_string("attention"),
         majors=tuple(map(int, table.strings("majors", pattern="[0-9]{1,2}", noun="a major such as 8"))),
+        group_sizes=tuple(map(int, table.strings("group-sizes", pattern="-1|[0-9]{1,5}", noun="a size such as 128"))),
         lowest=sm_number(bounds["from"]) if bounds["from"] else None,
         below=sm_number(bounds["below"]) if bounds["below"] else None,
         packages=table.strings("packages"),
@@ -168,7 +177,7 @@ def _reason(row: KernelFamily, use: ServerUse) -> str | None:
         return _attention_reason(row, use)
     if (row.moe and not use.experts) or (row.graphs and not use.graphs):
         return None
-    if row.methods and not row.takes(use.method):
+    if row.methods and not (row.takes(use.method) and row.takes_groups(use.group_size)):
         return None
     if row.methods and use.method != UNQUANTIZED:
         return _words(use.method)

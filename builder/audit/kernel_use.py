@@ -32,7 +32,8 @@ class ServerUse:
     """What a server does with its model: `method` is the quantisation with the kind of its numbers.
 
     `attention` is the backend, `named` whether the server's settings name it, `odd` the reason why it cannot be told.
-    `encoder_heads` are the head sizes of attention without a KV cache, 0 for an unknown one.
+    `encoder_heads` are the head sizes of attention without a KV cache, 0 for an unknown one. `group_size` is the number
+    of inputs that share a scale, -1 for all of them, None without a statement.
     """
 
     model: ModelFacts
@@ -43,6 +44,7 @@ class ServerUse:
     named: bool
     odd: tuple[str, str] | None
     encoder_heads: tuple[int, ...]
+    group_size: int | None
     graphs: bool
 
 
@@ -58,6 +60,7 @@ def server_use(context: ServerContext, model: ModelFacts, sm: int) -> ServerUse:
         named=_backend(context) is not None,
         odd=odd,
         encoder_heads=_encoder_heads(context, model),
+        group_size=_group_size(model.quantization),
         graphs=context.option("--enforce-eager") is None,
     )
 
@@ -122,6 +125,12 @@ def _group(section: Mapping[str, Any]) -> dict[str, Any]:
     groups = section.get("config_groups")
     group: object = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     return group if isinstance(group, dict) else {}
+
+
+def _group_size(section: Mapping[str, Any]) -> int | None:
+    """Return the inputs that share a scale, as GPTQ, AWQ and compressed-tensors state it."""
+    sizes = (section.get("group_size"), section.get("q_group_size"), _weights(section).get("group_size"))
+    return next((size for size in sizes if type(size) is int), None)
 
 
 def _attention(context: ServerContext, model: ModelFacts, sm: int) -> tuple[str | None, tuple[str, str] | None]:

@@ -164,6 +164,8 @@ def test_what_no_row_describes_is_unknown(
         (110, FP8 | {"activation_scheme": "static"}, {"flashinfer-mm-fp8", "quant-fp8"}),
         (110, FP8 | {"weight_block_size": [128, 128]}, {"scaled-mm-fp8-block", "quant-fp8"}),
         (90, {"quant_method": "gptq", "bits": 4, "sym": True}, {"machete"}),
+        (90, {"quant_method": "gptq", "bits": 4, "sym": True, "group_size": 128}, {"machete"}),
+        (90, {"quant_method": "gptq", "bits": 4, "sym": True, "group_size": 32}, {"marlin", "marlin-repack"}),
         (90, {"quant_method": "awq", "bits": 4}, {"machete"}),
         (110, {"quant_method": "gptq", "bits": 4, "sym": True}, {"marlin", "marlin-repack"}),
     ],
