@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
+    from builder.model.images import Image
     from builder.model.locks import Job
     from builder.model.verdicts import Verdict
     from builder.publish.evidence import Evidence
@@ -50,6 +51,17 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
             where=job.name,
             hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id}`",
         )
+    write_statement(job, image, verdict, session, path)
+    return verdict
+
+
+def write_statement(job: Job, image: Image, verdict: Verdict, session: Session, path: Path) -> None:
+    """Write a verdict on a cell's image, passed or not, as a statement, signed if a key is configured.
+
+    Raises:
+        UsageError: it cannot be signed.
+        DiskError: the file cannot be written.
+    """
     checksum = dict(image.labels).get("io.jbuild.lock", "")
     predicate = statements.verdict_predicate(verdict, job.recipe.name, job.cell.id, checksum)
     content = statements.statement(image.digest, job.spec.publish.repository, statements.VERDICT, predicate)
@@ -57,7 +69,6 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
     if sign is None:
         session.console.warn("the verdict is not signed: no `cosign-key` is configured")
     write_bytes(path, statements.sealed(content, sign))
-    return verdict
 
 
 def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path], *, unsigned: bool) -> Statement:

@@ -131,7 +131,7 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
     command = (f"{ENVIRONMENT}/bin/python", f"/{script(name).name}", *arguments)
     launch = replace(run.launch, command=command, files=(script(name),))
     with (
-        run.console.task(f"{run.name}: {title}", unit="") as task,
+        run.step(title) as task,
         started(run, launch, client, log) as container,
     ):
         _wait(run, container, step, task)
