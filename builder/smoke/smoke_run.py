@@ -74,6 +74,8 @@ def smoke(
         sms=labels.get(_SMS_LABEL, ""),
         on_step=on_step,
     )
+    if run.launch.gpu:
+        console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
     failed = _run(run, log)
     # A failed probe has a log of its own.
     return _judge(run, image, run.log or log, failed)
