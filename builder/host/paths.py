@@ -105,6 +105,7 @@ class Workspace:
     interpreters = _Place("cache", "interpreters")
     models = _Place("cache", "models")  # model files by sha256
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
+    bundles = _Place("cache", "bundles")  # the small files of split bundles, while they are open
     signatures = _Place("cache", "signatures")  # made on this machine, by key and content
     verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
     bundle_runs = _Place("cache", "bundle-runs")  # the records of smoke runs of bundles by image
