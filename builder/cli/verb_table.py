@@ -38,7 +38,7 @@ VERBS = {
         Verb("audit", "audit", "AuditResult", "Check that the locked wheels load and run on the device."),
         Verb("render", "stages", "RunResult", "Write Dockerfiles and build contexts."),
         Verb("build", "stages", "RunResult", "Build images."),
-        Verb("smoke", "stages", "RunResult", "Run images and test their answers."),
+        Verb("smoke", "smoke", "SmokeResult", "Run images and test their answers."),
         Verb("slim", "slim", "SlimResult", "Take the code for other GPUs out of wheels."),
         Verb("system", "system", "SystemResult", "Build, push and pin the system layer that builds start from."),
     ),
