@@ -57,6 +57,7 @@ VERBS = {
         Verb("tags", "published_images", "TagsResult", "Show which image each tag points to."),
         Verb("verify", "published_images", "VerifyResult", "Check the signature, verdict and SBOM of an image."),
         Verb("verdict", "published_images", "VerdictResult", "Export a smoke verdict."),
+        Verb("bundle", "bundle_verbs", "BundleResult", "Write an image into a folder that travels."),
     ),
     "Run on a device": (
         Verb("pick", "board_fit", "PickResult", "Find the published image that suits a board."),

@@ -6,31 +6,27 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import RegistryError, UsageError
-from builder.image.oci.layout import is_whole
-from builder.lock import lockfile
-from builder.model.locks import Locked
 from builder.model.recipes import TagRule
-from builder.pipeline.cell import CellRecords, start
+from builder.pipeline.cell import CellRecords
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
-from builder.publish.evidence import Evidence, cosign_evidence, evidence, signature, together
-from builder.publish.image_source import ImageSource, from_layout, from_registry
+from builder.publish.built_image import cell_evidence, source_of
+from builder.publish.evidence import Evidence, cosign_evidence, signature, together
+from builder.publish.image_source import ImageSource, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
 from builder.publish.trust import attestations_of, best, handed_over
 from builder.remote.registry.base_lookup import connect_in
-from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.images import Image
     from builder.model.locks import Job
     from builder.model.publications import Publication
     from builder.model.recipes import OnFailure
-    from builder.model.verdicts import Verdict
     from builder.remote.http import Retry
+    from builder.remote.registry.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +80,8 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
     return PromotionCandidate(
-        source=_source(image, records.publication(), session),
-        evidence=_evidence(job, image, proven, records, session) if spec.attach and proven else Evidence(),
+        source=source_of(image, records.publication(), session),
+        evidence=cell_evidence(job, image, session) if spec.attach and proven else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
         rules=spec.tags,
@@ -182,22 +178,3 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         hint = "run `jbuild verdict RECIPE --output FILE` on the machine of the smoke run"
         raise UsageError(f"cannot read the verdict: {error.strerror}", where=str(path), hint=hint) from error
-
-
-def _evidence(job: Job, image: Image, verdict: Verdict, records: CellRecords, session: Session) -> Evidence:
-    """Return the evidence from a cell's records, none if they no longer match the image."""
-    plan, audit = records.plan(), records.audit()
-    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
-    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
-        session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
-        return Evidence()
-    run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
-    return evidence(run.with_records(audit) if audit else run, signer(session.config, session.workspace))
-
-
-def _source(image: Image, publication: Publication | None, session: Session) -> ImageSource:
-    registries = publication.registries if publication and publication.digest == image.digest else ()
-    if registries and not is_whole(session.workspace.images, image):
-        reference = Reference.parse(registries[0].repository).at(image.digest)
-        return from_registry(connect_in(session, reference), reference)
-    return from_layout(image, session.workspace.images)
