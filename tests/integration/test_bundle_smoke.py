@@ -11,6 +11,7 @@ import pytest
 from project import CELL, Project, clean_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from project import Done
@@ -35,7 +36,7 @@ class FarSide:
 
     def has_changed(self) -> list[str]:
         """Return the files of the bundle that are newer than the bundle, without its verdicts."""
-        made = (self.bundle / "bundle.json").stat().st_mtime_ns
+        made = (self.bundle / "SHA256SUMS").stat().st_mtime_ns
         paths = (path for path in self.bundle.rglob("*") if path.is_file())
         return [
             str(path)
@@ -44,26 +45,41 @@ class FarSide:
         ]
 
 
-@pytest.fixture(params=[(), ("--split", "1M")], ids=["whole", "split"])
-def far(finished: Project, tmp_path: Path, request: pytest.FixtureRequest) -> FarSide:
-    """A bundle of an image that has passed, on another machine."""
-    return carried(finished, tmp_path, *request.param)
+@pytest.fixture(scope="module")
+def bundles(published: tuple[Project, Done], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles of an image that has passed: a whole one and one in parts."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, options in (("whole", ()), ("split", ("--split", "1M"))):
+        done = published[0].run("bundle", "--output", str(folder / name), *options)
+        assert done.code == 0, done.stderr
+    return {name: folder / name for name in ("whole", "split")}
 
 
-def carried(near: Project, folder: Path, *options: str) -> FarSide:
-    """Return a copy of a project's bundle, with a cache and a home of its own."""
-    done = near.run("bundle", "--output", str(folder / "bundle"), *options)
-    assert done.code == 0, done.stderr
-    home = folder / "far"
-    home.mkdir()
-    bundle = shutil.copytree(folder / "bundle", home / "carried")
-    docker_host = near.environment.get("DOCKER_HOST")
-    environment = clean_environment(home, docker_host) | {"JBUILD_CACHE": str(home / "cache")}
-    other = replace(near, folder=home, cache=home / "cache", environment=environment)
-    return FarSide(bundle=bundle, project=other, near=near)
+@pytest.fixture
+def carry(bundles: dict[str, Path], published: tuple[Project, Done], tmp_path: Path) -> Callable[[str], FarSide]:
+    """Give a function that takes a bundle to another machine."""
+
+    def carried(name: str) -> FarSide:
+        near = published[0]
+        home = tmp_path / "far"
+        bundle = shutil.copytree(bundles[name], home / "carried")
+        environment = clean_environment(home, near.environment.get("DOCKER_HOST"))
+        environment |= {"JBUILD_CACHE": str(home / "cache")}
+        project = replace(near, folder=home, cache=home / "cache", environment=environment)
+        return FarSide(bundle=bundle, project=project, near=near)
+
+    return carried
 
 
-def test_it_needs_only_the_bundle_and_writes_only_the_verdict(far: FarSide) -> None:
+@pytest.fixture
+def far(carry: Callable[[str], FarSide]) -> FarSide:
+    """The whole bundle on another machine."""
+    return carry("whole")
+
+
+@pytest.mark.parametrize("name", ["whole", "split"])
+def test_it_needs_only_the_bundle_and_writes_only_the_verdict(carry: Callable[[str], FarSide], name: str) -> None:
+    far = carry(name)
     done = far.smoke("--json")
     assert done.code == 0, done.stderr
     result = done.json
@@ -83,3 +99,10 @@ def test_it_needs_only_the_bundle_and_writes_only_the_verdict(far: FarSide) -> N
     assert again.json["ran"] is False
     assert "this digest passed at level cpu on " in again.stderr
     assert far.smoke("--force", "--json").json["ran"] is True
+
+
+def test_a_level_out_of_reach_is_refused_before_the_image_is_loaded(far: FarSide) -> None:
+    done = far.smoke("--level", "gpu")
+    assert_refused(done, 2, "level gpu is out of reach: the image is a CPU build, whose highest level is cpu")
+    assert not (far.bundle / "verdict").exists()
+
