@@ -16,7 +16,7 @@ from builder.publish.built_image import cell_evidence, source_of
 from builder.publish.bundle.bundle_texts import BundleFacts, evidence_members, text_members
 from builder.publish.bundle.carried_project import project_members
 from builder.publish.bundle.earlier_image import earlier_image
-from builder.publish.bundle.image_layout import layout_members
+from builder.publish.bundle.image_layout import evidence_entries, layout_members
 from builder.publish.bundle.members import BundleMember, checksums, text_member
 from builder.smoke.launch import server_port
 
@@ -103,6 +103,7 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
         verdict=verdict,
         since=bundle.since,
         missing=len(missing),
+        evidence=tuple(entry["digest"] for entry in evidence_entries(image, evidence)),
     )
     members = _members(job, session, bundle, source, evidence, facts)
     return BundleContents(
