@@ -63,8 +63,8 @@ def can_run() -> bool:
 
 
 @contextmanager
-def running_engine() -> Iterator[SecondEngine]:
-    """Start a second engine and end it."""
+def running_engine(*, containerd: bool = True) -> Iterator[SecondEngine]:
+    """Start a second engine and end it; `containerd` false: with Docker's classic store."""
     # A socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="jbuild-2-", dir="/tmp"))
     settings = {
@@ -75,7 +75,7 @@ def running_engine() -> Iterator[SecondEngine]:
         "bridge": "none",
         "iptables": False,
         "ip6tables": False,
-        "features": {"containerd-snapshotter": True},
+        "features": {"containerd-snapshotter": containerd},
     }
     (folder / "daemon.json").write_text(json.dumps(settings))
     # containerd takes no underscores where the folder may have them.

@@ -57,15 +57,19 @@ class BundleResult:
         metavar="IMAGE|FOLDER|DIGEST",
         help="Omit the layers that the receiver has: of an image in a registry, an earlier bundle, or a digest.",
     ),
+    click.option("--with-jbuild", is_flag=True, help="Add jbuild itself, for machines with Python 3.10 or later."),
     click.option("--split", metavar="SIZE", help="Write parts of this size, such as 60M or 1G."),
 )
-def bundle_image(selection: CellSelection, output: Path, since: str | None, split: str | None) -> None:
+def bundle_image(
+    selection: CellSelection, output: Path, since: str | None, split: str | None, with_jbuild: bool
+) -> None:
     """Write the image that this machine built last for RECIPE into a folder, for machines without a registry.
 
     The folder has the image as an OCI layout, its SBOM, verdict, provenance and audit, the recipe with its questions,
     and a README with the commands for the other side. `jbuild load` and `docker load` read it.
     """
-    options = BundleOptions(output=output, since=since, part_bytes=part_bytes(split) if split else None)
+    part = part_bytes(split) if split else None
+    options = BundleOptions(output=output, since=since, part_bytes=part, with_jbuild=with_jbuild)
     session, job = selection.session, selection.only_job("a bundle holds one image")
     bundle = write_bundle(job, session, options)
     verdict = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()

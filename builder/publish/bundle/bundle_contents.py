@@ -14,9 +14,10 @@ from builder.model.images import proven_name
 from builder.pipeline.cell import CellRecords
 from builder.publish.built_image import cell_evidence, source_of
 from builder.publish.bundle.bundle_texts import BundleFacts, evidence_members, text_members
+from builder.publish.bundle.carried_jbuild import jbuild_members
 from builder.publish.bundle.carried_project import project_members
 from builder.publish.bundle.earlier_image import earlier_image
-from builder.publish.bundle.image_layout import layout_members
+from builder.publish.bundle.image_layout import evidence_entries, layout_members
 from builder.publish.bundle.members import BundleMember, checksums, text_member
 from builder.smoke.launch import server_port
 
@@ -103,6 +104,7 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
         verdict=verdict,
         since=bundle.since,
         missing=len(missing),
+        evidence=tuple(entry["digest"] for entry in evidence_entries(image, evidence)),
     )
     members = _members(job, session, bundle, source, evidence, facts)
     return BundleContents(
@@ -118,6 +120,7 @@ def _members(
     missing = {descriptor.digest for descriptor in bundle.missing}
     members = [
         *text_members(facts, split=False),
+        *(jbuild_members(job.platform, session) if facts.with_jbuild else ()),
         *project_members(job, session, proven=facts.verdict is not None),
         *evidence_members(evidence),
         *layout_members(bundle.image, facts.name, source, evidence, missing, covered),

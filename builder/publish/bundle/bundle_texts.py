@@ -26,7 +26,11 @@ _GPU = " --device nvidia.com/gpu=all"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BundleFacts:
-    """What the texts of a bundle state. `size` is the image's in bytes, `missing` the number of blobs left out."""
+    """What the texts of a bundle state.
+
+    `size` is the image's in bytes, `missing` the number of blobs left out. `evidence` are the digests of the manifests
+    in the layout besides the image's.
+    """
 
     name: str
     recipe: str
@@ -44,6 +48,7 @@ class BundleFacts:
     verdict: Verdict | None
     since: str | None
     missing: int
+    evidence: tuple[str, ...]
 
     @property
     def tag(self) -> str:
@@ -102,6 +107,7 @@ def _script(facts: BundleFacts, *, split: bool) -> str:
         "@NAME@": facts.name,
         "@STREAM@": _PARTS if split else _LAYOUT,
         "@MISSING@": missing,
+        "@EVIDENCE@": " ".join(facts.evidence),
         "@RUN@": f" --publish {facts.port}:{facts.port}{_GPU if facts.gpu else ''}",
     }
     text = Path(__file__).with_name("load.sh").read_text(encoding="utf-8")
