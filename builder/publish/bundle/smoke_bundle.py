@@ -23,12 +23,10 @@ from builder.pipeline import history
 from builder.pipeline.cell import start
 from builder.pipeline.history import StageResult
 from builder.pipeline.runner import alone
+from builder.publish.bundle.bundle_job import job_of_bundle
+from builder.publish.bundle.engine_loading import load_into_engine
 from builder.publish.bundle.opened import open_bundle
 from builder.publish.trust import write_statement
-from builder.recipe.find import recipe_paths
-from builder.recipe.load import load
-from builder.recipe.matrix import expand, job_of
-from builder.smoke.engine_load import loaded
 from builder.smoke.level_check import require_level
 from builder.smoke.stage import STAGE
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
-    from builder.model.locks import Job
     from builder.pipeline.cell import CellRun
     from builder.pipeline.order import RunOptions
     from builder.publish.bundle.opened import OpenBundle
@@ -91,29 +88,15 @@ def _run_of(bundle: OpenBundle, session: Session, options: RunOptions) -> CellRu
         results=folder / VERDICT_FOLDER,
         digest=image.digest,
     )
-    job = _job(bundle, workspace)
+    job = job_of_bundle(bundle)
     lock = lockfile.read(workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
     if lock is None or lockfile.content(lock) != dict(image.labels).get("io.jbuild.lock"):
-        raise _inconsistent("its lock is not the one that its image was built from", folder)
+        raise IntegrityError(
+            "the bundle's lock is not the one that its image was built from",
+            where=str(folder),
+            hint="make the bundle again",
+        )
     return start(job, replace(session, workspace=workspace), options).with_records(Locked(lock=lock), image)
-
-
-def _job(bundle: OpenBundle, workspace: BundleWorkspace) -> Job:
-    name, cell_id = bundle.bundle.recipe, bundle.bundle.cell
-    path = recipe_paths([workspace.project / "recipes"]).get(name)
-    if path is None:
-        raise _inconsistent(f"it lacks the recipe {name}", bundle.folder)
-    recipe = load(path, workspace.template_folders)
-    cell = next((cell for cell in expand(recipe) if cell.id == cell_id), None)
-    if cell is None:
-        raise _inconsistent(f"its recipe {name} has no cell {cell_id}", bundle.folder)
-    return job_of(recipe, cell)
-
-
-def _inconsistent(problem: str, folder: Path) -> IntegrityError:
-    return IntegrityError(
-        f"the bundle does not fit together: {problem}", where=str(folder), hint="make the bundle again"
-    )
 
 
 def _show_last_end(run: CellRun) -> None:
@@ -143,8 +126,7 @@ def _verdict(bundle: OpenBundle, run: CellRun, engine: Engine) -> Verdict:
     session = run.session
     run.on_step("loading the image into the engine")
     # The image stays, whatever follows: the next run does not load it again.
-    with loaded(run.image, session.workspace.images, engine, session.console, keep_as=run.proven_name):
-        pass
+    load_into_engine(bundle, engine, session)
     try:
         verdict = STAGE.make(run)
     except SmokeFailedError as failed:
