@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from builder.model.locks import Job, Lock
 
 _T = TypeVar("_T")
+# The record of a verdict of another machine that `jbuild promote` accepted.
+IMPORTED = "imported"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +126,10 @@ class CellRecords:
     def publication(self) -> Publication | None:
         """Return the last publication."""
         return self._read("push", Publication)
+
+    def imported(self) -> Verdict | None:
+        """Return the verdict of another machine that the latest image has passed, or None."""
+        return passed(self.image(), self._read(IMPORTED, Verdict))
 
     def proven(self) -> Verdict | None:
         """Return the verdict that the latest image has passed, or None."""

@@ -105,4 +105,3 @@ def test_a_level_out_of_reach_is_refused_before_the_image_is_loaded(far: FarSide
     done = far.smoke("--level", "gpu")
     assert_refused(done, 2, "level gpu is out of reach: the image is a CPU build, whose highest level is cpu")
     assert not (far.bundle / "verdict").exists()
-

@@ -67,7 +67,7 @@ class PromoteResult:
     click.option(
         "--verdict",
         type=click.Path(path_type=Path),
-        help="Use this verdict from another machine; see `jbuild verdict`.",
+        help="Use this verdict from another machine, or the best one in this folder; see `jbuild verdict`.",
     ),
     _key_option("Trust verdicts signed with this public key."),
     click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts."),
@@ -110,7 +110,7 @@ def _of_recipe(
     selection = select_cells(name, selectors, session)
     recipe = selection.recipe
     targets = required_targets(recipe.spec.publish, request.targets, session.config, location=str(recipe.path))
-    candidates = [from_cell(job, session) for job in selection.possible_jobs()]
+    candidates = [from_cell(job, session, tested_elsewhere=bool(request.verdict)) for job in selection.possible_jobs()]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.
