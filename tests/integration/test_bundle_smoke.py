@@ -1,107 +1,203 @@
-"""The smoke run of a bundle's image on a machine that has the bundle and an engine, and nothing else."""
+"""A bundle's whole way: made here, carried into a closed network, loaded and tested there, and its verdict home."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from project import CELL, Project, clean_environment
+import tomli_w
+from closed_network import ClosedNetwork, closed_network, reason_against
+from project import CELL, Running, assert_interrupted, assert_refused, clean_environment
+from proofs import PASSWORD, Keys, key_pairs
+
+from builder.model.images import proven_name
+from builder.smoke import golden
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from project import Done
+    from docker import DockerClient
+    from project import Done, Project
+
+__all__ = ["key_pairs"]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[ClosedNetwork]:
+    """A closed network, as the factory floor has it."""
+    if reason := reason_against():
+        pytest.skip(reason)
+    with closed_network() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(network: ClosedNetwork) -> Iterator[DockerClient]:
+    """The closed network's engine."""
+    import docker  # noqa: PLC0415  # slow to import
+
+    client = docker.DockerClient(base_url=network.engine.host, timeout=120)
+    yield client
+    client.close()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FarSide:
-    """A bundle that has travelled, and jbuild beside it: with a cache and a home of its own."""
+    """A bundle that was carried into the closed network, with jbuild beside it: its own home and cache."""
 
     bundle: Path
-    project: Project
-    near: Project
+    home: Path
+    network: ClosedNetwork
+
+    def start(self, verb: str, *arguments: str, **environment: str) -> Running:
+        """Start jbuild inside the network."""
+        argv = [*self.network.prefix, sys.executable, "-m", "builder", verb, *arguments]
+        own = clean_environment(self.home, self.network.engine.host) | {"JBUILD_CACHE": str(self.home / "cache")}
+        return Running(argv, self.home, own | environment)
 
     def smoke(self, *arguments: str, **environment: str) -> Done:
         """Run `jbuild smoke` on the bundle."""
-        return self.project.jbuild("smoke", "--bundle", str(self.bundle), *arguments, **environment)
+        return self.start("smoke", "--bundle", str(self.bundle), *arguments, **environment).wait()
 
-    def verdict(self, level: str = "cpu") -> dict[str, Any]:
-        """Return the predicate of an unsigned verdict."""
-        statement = json.loads((self.bundle / "verdict" / f"verdict-{level}.json").read_bytes())
-        return dict(statement["predicate"])
+    def configure(self, **tables: Any) -> None:
+        """Write the user's settings."""
+        path = self.home / "config" / "jbuild" / "jbuild.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text(tomli_w.dumps(tables))
 
-    def has_changed(self) -> list[str]:
-        """Return the files of the bundle that are newer than the bundle, without its verdicts."""
-        made = (self.bundle / "SHA256SUMS").stat().st_mtime_ns
-        paths = (path for path in self.bundle.rglob("*") if path.is_file())
-        return [
-            str(path)
-            for path in paths
-            if "verdict" not in path.relative_to(self.bundle).parts and path.stat().st_mtime_ns > made
-        ]
+    @property
+    def verdicts(self) -> Path:
+        """The folder to carry home."""
+        return self.bundle / "verdict"
 
+    def predicate(self, level: str = "cpu") -> dict[str, Any]:
+        """Return the content of an unsigned verdict."""
+        return dict(json.loads((self.verdicts / f"verdict-{level}.json").read_bytes())["predicate"])
 
-@pytest.fixture(scope="module")
-def bundles(published: tuple[Project, Done], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Bundles of an image that has passed: a whole one and one in parts."""
-    folder = tmp_path_factory.mktemp("bundles")
-    for name, options in (("whole", ()), ("split", ("--split", "1M"))):
-        done = published[0].run("bundle", "--output", str(folder / name), *options)
-        assert done.code == 0, done.stderr
-    return {name: folder / name for name in ("whole", "split")}
+    def carried_files(self) -> dict[str, bytes]:
+        """Return the files of the bundle, without its verdicts."""
+        return {path: content for path, content in files_of(self.bundle).items() if not path.startswith("verdict/")}
 
 
-@pytest.fixture
-def carry(bundles: dict[str, Path], published: tuple[Project, Done], tmp_path: Path) -> Callable[[str], FarSide]:
-    """Give a function that takes a bundle to another machine."""
-
-    def carried(name: str) -> FarSide:
-        near = published[0]
-        home = tmp_path / "far"
-        bundle = shutil.copytree(bundles[name], home / "carried")
-        environment = clean_environment(home, near.environment.get("DOCKER_HOST"))
-        environment |= {"JBUILD_CACHE": str(home / "cache")}
-        project = replace(near, folder=home, cache=home / "cache", environment=environment)
-        return FarSide(bundle=bundle, project=project, near=near)
-
-    return carried
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files below a folder by their paths."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def far(carry: Callable[[str], FarSide]) -> FarSide:
-    """The whole bundle on another machine."""
-    return carry("whole")
+def far(finished: Project, tmp_path: Path, network: ClosedNetwork, client: DockerClient) -> Iterator[FarSide]:
+    """The closed network before the bundle arrives."""
+    home = tmp_path / "far"
+    home.mkdir()
+    yield FarSide(bundle=home / "carried", home=home, network=network)
+    name = proven_name(finished.name, CELL)
+    if client.images.list(name=name):
+        client.images.remove(name, force=True)
 
 
-@pytest.mark.parametrize("name", ["whole", "split"])
-def test_it_needs_only_the_bundle_and_writes_only_the_verdict(carry: Callable[[str], FarSide], name: str) -> None:
-    far = carry(name)
-    done = far.smoke("--json")
+def carry(near: Project, far: FarSide, *options: str) -> dict[str, bytes]:
+    """Make the bundle of a project and carry it; return its files."""
+    folder = far.home.with_name("made")
+    done = near.run("bundle", "--output", str(folder), *options)
     assert done.code == 0, done.stderr
-    result = done.json
-    assert (result["recipe"], result["cell"], result["ran"]) == (far.near.name, CELL, True)
-    assert result["file"] == str(far.bundle / "verdict" / "verdict-cpu.json")
+    shutil.copytree(folder, far.bundle)
+    return files_of(folder)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("options", [(), ("--split", "1M")], ids=["whole", "split"])
+def test_the_whole_way(
+    finished: Project, far: FarSide, client: DockerClient, key_pairs: tuple[Keys, Keys], options: tuple[str, ...]
+) -> None:
+    own = key_pairs[0]
+    made = carry(finished, far, *options)
+    far.configure(publish={"cosign-key": str(own.private)})
+    assert far.network.routes() == ""
+    done = far.start("load", str(far.bundle), "--json").wait()
+    assert done.code == 0, done.stderr
+    (name,) = client.images.get(proven_name(finished.name, CELL)).tags
+
+    done = far.smoke("--level", "cpu", "--json", COSIGN_PASSWORD=PASSWORD)
+    assert done.code == 0, done.stderr
+    result, digest = done.json, finished.record("build")["manifest"]["digest"]
+    assert (result["recipe"], result["cell"], result["ran"]) == (finished.name, CELL, True)
+    assert (result["image"], result["verdict"]["level"], result["verdict"]["digest"]) == (name, "cpu", digest)
+    assert result["file"] == str(far.verdicts / "verdict-cpu.json")
+    assert sorted(path.name for path in far.verdicts.iterdir()) == ["smoke-cpu.log", "verdict-cpu.json"]
+    assert "stand-in ready" in (far.verdicts / "smoke-cpu.log").read_text()
+    assert far.carried_files() == made
+    assert client.containers.list(all=True) == []
+    again = far.smoke("--json", COSIGN_PASSWORD=PASSWORD)
+    assert (again.code, again.json["ran"]) == (0, False), again.stderr
+
+    shutil.copytree(far.verdicts, finished.folder / "verdict")
+    repository = f"{finished.registry}/{finished.name}-home/vllm"
+    to = ("--to", repository.removesuffix("/vllm"), "--tag", "proven", "--level", "cpu")
+    (finished.cell / "smoke.json").unlink()
+    refused = finished.run("promote", "--verdict", "verdict", *to, "--key", str(key_pairs[1].public))
+    assert_refused(refused, 6, "the verdict is not signed by a trusted key")
+    done = finished.run("promote", "--verdict", "verdict", *to, "--key", str(own.public), "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["publications"][0]["level"] == "cpu"
+    done = finished.jbuild("verify", f"{repository}@{digest}", "--key", str(own.public), "--level", "cpu", "--json")
+    states = {finding["name"]: finding["state"] for finding in done.json["findings"]}
+    assert (states["verdict"], done.json["level"]) == ("ok", "cpu"), done.stdout
+    assert finished.record("imported")["digest"] == digest
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_was_cut_off_says_where_and_the_next_one_starts_from_the_loaded_image(
+    finished: Project, far: FarSide, client: DockerClient
+) -> None:
+    finished.recipe["smoke"]["ready-within-s"] = 20
+    finished.misbehave("never-ready")
+    carry(finished, far)
+    log, verdict = far.verdicts / "smoke-cpu.log", far.verdicts / "verdict-cpu.json"
+    running = far.start("smoke", "--bundle", str(far.bundle))
+    running.until(lambda: log.is_file() and "stand-in ready" in log.read_text())
+    running.interrupt()
+    assert_interrupted(running.wait())
+    loaded = client.images.get(proven_name(finished.name, CELL))
+    assert client.containers.list(all=True) == []
+    assert not verdict.exists()
+
+    running = far.start("smoke", "--bundle", str(far.bundle))
+    running.until(lambda: client.containers.list())
+    running.kill()
+    said = running.wait().stderr
+    assert "the last smoke run on this machine did not end: the run was interrupted" in said
+    assert "its last step was: starting the server" in said
+
+    done = far.smoke()
+    assert_refused(done, 10, "the server was not ready within 20 s, but it still logs", str(log))
+    assert "jbuild was killed, or the machine stopped; its last step was: starting the server" in done.stderr
+    assert far.predicate()["result"] == "FAILED"
+    assert client.images.get(proven_name(finished.name, CELL)).id == loaded.id
+    assert client.containers.list(all=True) == []
+    home = finished.run("promote", "--verdict", str(far.verdicts), "--unsigned-verdict")
+    assert_refused(home, 2, r"no verdict in the folder shows that .* passed; .* \(FAILED at level cpu")
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_recorded_beside_the_verdict_and_a_level_out_of_reach_is_refused(
+    finished: Project, far: FarSide, client: DockerClient
+) -> None:
+    made = carry(finished, far)
+    refused = far.smoke("--level", "gpu")
+    assert_refused(refused, 2, "level gpu is out of reach: the image is a CPU build, whose highest level is cpu")
+    assert client.images.list(name=proven_name(finished.name, CELL)) == []
+    assert not far.verdicts.exists()
+
+    done = far.smoke("--record", "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["golden"] == str(far.verdicts / "golden" / f"{finished.name}.toml")
+    (entry,) = golden.read(far.verdicts / "golden" / f"{finished.name}.toml")
+    assert [token.text for token in entry.tokens] == ["The capital of France ", "is ", "Paris."]
+    assert far.carried_files() == made
     assert "the verdict is not signed" in done.stderr
-    predicate = far.verdict()
-    assert (predicate["result"], predicate["level"]) == ("PASSED", "cpu")
-    assert predicate["digest"] == result["verdict"]["digest"] == far.near.record("build")["manifest"]["digest"]
-    assert "stand-in ready" in (far.bundle / "verdict" / "smoke-cpu.log").read_text()
-    assert sorted(path.name for path in (far.bundle / "verdict").iterdir()) == ["smoke-cpu.log", "verdict-cpu.json"]
-    assert far.has_changed() == []
-    assert result["image"] in far.project.client.images.get(result["image"]).tags
-
-    again = far.smoke("--json")
-    assert again.code == 0, again.stderr
-    assert again.json["ran"] is False
-    assert "this digest passed at level cpu on " in again.stderr
-    assert far.smoke("--force", "--json").json["ran"] is True
-
-
-def test_a_level_out_of_reach_is_refused_before_the_image_is_loaded(far: FarSide) -> None:
-    done = far.smoke("--level", "gpu")
-    assert_refused(done, 2, "level gpu is out of reach: the image is a CPU build, whose highest level is cpu")
-    assert not (far.bundle / "verdict").exists()
+    assert far.predicate()["result"] == "PASSED"
