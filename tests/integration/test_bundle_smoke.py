@@ -150,6 +150,13 @@ def test_the_whole_way(
     assert finished.record("imported")["digest"] == digest
 
 
+def cut_off(far: FarSide, log: Path) -> Running:
+    """Start a smoke run of a server that is never ready, and return it while it waits."""
+    running = far.start("smoke", "--bundle", str(far.bundle))
+    running.until(lambda: log.is_file() and "stand-in ready" in log.read_text())
+    return running
+
+
 @pytest.mark.timeout(600)
 def test_a_run_that_was_cut_off_says_where_and_the_next_one_starts_from_the_loaded_image(
     finished: Project, far: FarSide, client: DockerClient
@@ -158,16 +165,15 @@ def test_a_run_that_was_cut_off_says_where_and_the_next_one_starts_from_the_load
     finished.misbehave("never-ready")
     carry(finished, far)
     log, verdict = far.verdicts / "smoke-cpu.log", far.verdicts / "verdict-cpu.json"
-    running = far.start("smoke", "--bundle", str(far.bundle))
-    running.until(lambda: log.is_file() and "stand-in ready" in log.read_text())
+    running = cut_off(far, log)
     running.interrupt()
     assert_interrupted(running.wait())
     loaded = client.images.get(proven_name(finished.name, CELL))
     assert client.containers.list(all=True) == []
     assert not verdict.exists()
 
-    running = far.start("smoke", "--bundle", str(far.bundle))
-    running.until(lambda: client.containers.list())
+    log.unlink()
+    running = cut_off(far, log)
     running.kill()
     said = running.wait().stderr
     assert "the last smoke run on this machine did not end: the run was interrupted" in said
