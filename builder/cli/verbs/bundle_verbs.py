@@ -101,12 +101,12 @@ def _parts(path: Path) -> BundleParts | None:
 
 
 def _text(result: BundleResult, bundle: Bundle, verdict: Verdict | None) -> str:
-    many = f"{result.parts} parts" if result.parts else f"{len(bundle.files) + 1} files"
+    count, noun = (result.parts, "part") if result.parts else (len(bundle.files) + 1, "file")
     lines = [
         result.output,
         f"image    {result.digest}, {result.name}",
         f"verdict  {verdict_words(verdict)}",
-        f"size     {size_of(result.size)} in {many}",
+        f"size     {size_of(result.size)} in {count} {noun}{'s' * (count > 1)}",
     ]
     if bundle.since:
         omitted = sum(descriptor.size for descriptor in bundle.missing)

@@ -69,6 +69,7 @@ KINDS = (
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
+    Kind(name="bundled jbuild", folder="programs", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
 IMAGES, MODELS, UV = "images", "models", "uv"

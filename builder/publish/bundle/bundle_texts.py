@@ -22,6 +22,7 @@ _SIGNED_SBOM = "signed-sbom"
 _LAYOUT = "tar -cf - oci-layout index.json manifest.json blobs"
 _PARTS = "cat parts/*"
 _GPU = " --device nvidia.com/gpu=all"
+_OTHERWISE = "\nFor an engine without CDI devices, write --runtime nvidia instead of --device nvidia.com/gpu=all."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +97,7 @@ def _readme(facts: BundleFacts, *, split: bool) -> str:
             "size": size_of(facts.size),
             "verdict": verdict_words(facts.verdict),
             "signature": "signed with cosign" if facts.signed else "none: no key is configured",
-            "level": " --level gpu" if facts.gpu else "",
+            "layout": "../unpacked" if split else ".",
         }
     )
 
@@ -108,9 +109,15 @@ def _script(facts: BundleFacts, *, split: bool) -> str:
         "@STREAM@": _PARTS if split else _LAYOUT,
         "@MISSING@": missing,
         "@EVIDENCE@": " ".join(facts.evidence),
-        "@RUN@": f" --publish {facts.port}:{facts.port}{_GPU if facts.gpu else ''}",
+        "@RUN@": _run_options(facts),
+        "@OTHERWISE@": _OTHERWISE if facts.gpu else "",
     }
     text = Path(__file__).with_name("load.sh").read_text(encoding="utf-8")
     for key, value in values.items():
         text = text.replace(key, value)
     return text
+
+
+def _run_options(facts: BundleFacts) -> str:
+    gpu = _GPU if facts.gpu else ""
+    return f"{gpu} --publish 127.0.0.1:{facts.port}:{facts.port} --volume vllm-cache:/cache"

@@ -26,5 +26,5 @@ cat <<END
 loaded $name; start it with
 
     $docker run --rm --name vllm@RUN@ $name
-
+@OTHERWISE@
 END

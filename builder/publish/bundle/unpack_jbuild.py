@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 _HERE = Path(__file__).absolute().parent
@@ -39,6 +40,9 @@ def main() -> None:
             _unpack(wheels, folder)
         except OSError as error:
             _fail(_DISK, f"cannot unpack jbuild: {error.strerror}", str(folder), "name another cache with JBUILD_CACHE")
+    with suppress(OSError):
+        # A prune of the cache removes what was not used lately.
+        os.utime(folder)
     sys.stdout.write(f"{folder / _PROGRAM_NAME}\n")
 
 
