@@ -18,6 +18,7 @@ from builder.model.bundles import (
     BUNDLE_FORMAT,
     PARTS_FILE,
     PARTS_FOLDER,
+    RECORD_ANNOTATION,
     Bundle,
     BundleFile,
     BundleParts,
@@ -115,8 +116,9 @@ def layout_files(image: Image) -> dict[str, bytes]:
 
 
 def seal(folder: Path, bundle: Bundle) -> Bundle:
-    """Write `bundle.json` with all files that a folder has now, and SHA256SUMS."""
+    """Write `bundle.json` with all files that a folder has now, and SHA256SUMS; the index names the record."""
     sums, record = folder / "SHA256SUMS", folder / BUNDLE_FILE
+    annotate(folder / "index.json", dataclasses.replace(bundle, files=()))
     for old in (sums, record):
         old.unlink(missing_ok=True)
     files = [file_of(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -125,6 +127,15 @@ def seal(folder: Path, bundle: Bundle) -> Bundle:
     listed = [*bundle.files, file_of(folder, record)]
     sums.write_text("".join(f"{file.sha256}  {file.path}\n" for file in listed))
     return bundle
+
+
+def annotate(path: Path, bundle: Bundle) -> None:
+    try:
+        index = json.loads(path.read_bytes())
+        index["annotations"] = {RECORD_ANNOTATION: records.fingerprint(bundle)}
+    except (ValueError, TypeError, RecursionError):
+        return
+    path.write_text(json.dumps(index))
 
 
 def file_of(folder: Path, path: Path) -> BundleFile:

@@ -148,7 +148,7 @@ def test_every_bit_of_the_records_counts(
     if not path.exists():
         pytest.skip("not in this form")
     content = path.read_bytes()
-    for at in range(0, len(content), 7):
+    for at in range(0, len(content), 31):
         flip(path, at)
         refused(path.parent, session, ".", JbuildError)
         path.write_bytes(content)
@@ -239,6 +239,11 @@ def test_records_are_checked(whole: Path, session: Session) -> None:
     for pattern, fields in flaws.items():
         change(whole, **{**record, **fields})
         refused(whole, session, pattern)
+
+
+def test_the_index_covers_the_record(whole: Path, session: Session) -> None:
+    change(whole, cell="cell-2")
+    refused(whole, session, "bundle.json has another content than when the bundle was made")
 
 
 def test_links_and_other_kinds_of_files_are_refused(whole: Path, session: Session, tmp_path: Path) -> None:

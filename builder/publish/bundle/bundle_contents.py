@@ -9,7 +9,7 @@ from builder import __version__
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.json_documents import decode_json
-from builder.model.bundles import BUNDLE_FORMAT, Bundle
+from builder.model.bundles import BUNDLE_FORMAT, RECORD_ANNOTATION, Bundle
 from builder.model.images import proven_name
 from builder.pipeline.cell import CellRecords
 from builder.publish.built_image import cell_evidence, source_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from builder.publish.image_source import ImageSource
 
 SUMS_FILE = "SHA256SUMS"
-# An annotation of `index.json`: the fingerprint of the bundle's record without its files, which no other file covers.
-RECORD_ANNOTATION = "io.jbuild.bundle"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

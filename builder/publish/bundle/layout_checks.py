@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError, IntegrityError
+from builder.host import records
 from builder.host.json_documents import decode_json
 from builder.image.oci.layout import image_blobs, read_image
-from builder.model.bundles import BUNDLE_FILE
+from builder.model.bundles import BUNDLE_FILE, RECORD_ANNOTATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +71,8 @@ class _Layout:
             raise self._refused(f"the image {image.digest} is another one than {BUNDLE_FILE} describes")
 
     def _check_index(self) -> None:
-        entries = self._document("index.json").get("manifests")
+        index = self._document("index.json")
+        entries = index.get("manifests")
         try:
             listed = {str(entry["digest"]): entry["size"] for entry in entries or ()}
         except (KeyError, TypeError) as error:
@@ -79,6 +82,11 @@ class _Layout:
         for digest, size in listed.items():
             if self._size(digest) != size:
                 raise self._refused(f"the file index.json lists {digest}, which is not in it")
+
+        annotations = index.get("annotations")
+        covered = records.fingerprint(replace(self._bundle, files=()))
+        if not isinstance(annotations, dict) or annotations.get(RECORD_ANNOTATION) != covered:
+            raise self._refused(f"{BUNDLE_FILE} has another content than when the bundle was made")
 
     def _check_docker_manifest(self) -> None:
         """Check the file that `docker load` reads, for those who load the bundle without jbuild."""
