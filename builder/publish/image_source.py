@@ -83,7 +83,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
         raise IntegrityError(
             f"the built image's blob sha256:{path.name} is {'damaged' if path.is_file() else 'missing'}",
             where=str(path),
-            hint="build the cell again with --force",
+            hint="run `jbuild build RECIPE --force`",
         )
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()

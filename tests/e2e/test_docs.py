@@ -29,6 +29,7 @@ _PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
 SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
+_TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
@@ -58,6 +59,11 @@ ELSEWHERE = {
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
     "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
     "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output media --split 60M": "a second copy: tests/unit/test_bundle_parts.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output update --since bundle": "needs a bundle: tests/unit/test_bundle_write.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output robot --with-jbuild": "it fetches wheels: test_bundle_jbuild.py",
+    "oras copy --recursive --from-oci-layout bundle:CELL registry.example.com/vllm:1.0": _TOOLS,
+    "cosign verify --key cosign.pub --insecure-ignore-tlog=true --local-image bundle": _TOOLS,
     "jbuild summary result.json --plan plan.json": "wants what commands before it wrote: test_workflow_images.py",
 }
 

@@ -35,20 +35,12 @@ def prepare(folder: Path, bundle: Bundle, paths: Sequence[str], size: int) -> No
     """
     with disk_errors(folder):
         _check_folder(folder, bundle.recipe, bundle.cell)
+        _check_space(folder, size)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / UNFINISHED_FILE, json.dumps({"recipe": bundle.recipe, "cell": bundle.cell}) + "\n")
         for name in _LAST:
             (folder / name).unlink(missing_ok=True)
         _remove_others(folder, {*paths, UNFINISHED_FILE})
-        present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        free = shutil.disk_usage(folder).free
-    if size - present > free:
-        hint = "free some space, or name another folder with --output; the same command continues there"
-        raise DiskError(
-            f"the bundle needs {(size - present) / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
-            where=str(folder),
-            hint=hint,
-        )
 
 
 def finish(folder: Path, last: str, content: bytes) -> None:
@@ -134,6 +126,19 @@ def _check_folder(folder: Path, recipe: str, cell: str) -> None:
     if owner != (recipe, cell):
         name = "/".join(owner)
         raise UsageError(f"the folder holds the bundle of another cell: {name}", where=str(folder), hint=hint)
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Refuse a disk that is too small; files of an earlier run are written over or stay."""
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(above).free
+    if size > present + free:
+        raise DiskError(
+            f"the bundle needs {(size - present) / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free",
+            where=str(folder),
+            hint="free some space, or name a folder on another disk with --output",
+        )
 
 
 def _remove_others(folder: Path, paths: set[str]) -> None:

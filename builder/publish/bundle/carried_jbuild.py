@@ -21,7 +21,7 @@ from builder.publish.bundle.own_wheel import installed_jbuild, own_wheel
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.host.session import Session
     from builder.model.locks import LockedWheel
@@ -42,7 +42,7 @@ class _PythonWheels:
     wheels: tuple[LockedWheel, ...]
 
 
-def jbuild_members(platform: Platform, session: Session) -> Iterator[BundleMember]:
+def jbuild_members(platform: Platform, session: Session, pythons: Sequence[str] = PYTHONS) -> Iterator[BundleMember]:
     """Yield jbuild's wheel, the wheels of its requirements for each Python, and the script that starts it.
 
     Raises:
@@ -50,7 +50,7 @@ def jbuild_members(platform: Platform, session: Session) -> Iterator[BundleMembe
         NetworkError, LockError: the index does not answer.
         UsageError: the running jbuild is not installed.
     """
-    locks = [_locked(replace(platform, python=python, glibc=_GLIBC), session) for python in PYTHONS]
+    locks = [_locked(replace(platform, python=python, glibc=_GLIBC), session) for python in pythons]
     wheels = {wheel.sha256: wheel for lock in locks for wheel in lock.wheels}
     fetch(tuple(wheels.values()), session)
     name, content = own_wheel()

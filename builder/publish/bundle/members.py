@@ -62,7 +62,7 @@ class BundleMember:
                 digest.update(block)
                 yield block
         if f"sha256:{digest.hexdigest()}" != self.blob.digest:
-            hint = "build the cell again with --force"
+            hint = "run `jbuild build RECIPE --force`"
             raise self.blob.find_corruption() or IntegrityError(
                 f"{self.blob.digest} changed while it was read", where=self.path, hint=hint
             )
