@@ -9,7 +9,7 @@ import io
 import json
 import random
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from builder.host import records
 from builder.image.oci.layout import image_blobs, put, put_image
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from builder.model.images import Descriptor, Image
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-LAYERS = ({"etc/base": b"base" * 5000}, {"opt/model": random.Random(1).randbytes(70_000)}, {"etc/name": b"one"})
+Layers: TypeAlias = "Sequence[Mapping[str, bytes]]"
+LAYERS: Layers = ({"etc/base": b"base" * 5000}, {"opt/model": random.Random(1).randbytes(70_000)}, {"etc/name": b"one"})
 PROJECT = {
     "project/recipes/tiny.toml": b'schema = 1\n[meta]\ndescription = "Tiny."\n',
     "project/locks/tiny/pylock.cell-1.toml": b"# a lock\n",
@@ -46,15 +47,15 @@ def sha256(content: bytes) -> str:
 
 
 def write_image(
-    layout: Path, layers: Sequence[Mapping[str, bytes]] = LAYERS, *, labels: Mapping[str, str] | None = None
+    layout: Path, layers: Layers = LAYERS, *, labels: Mapping[str, str] | None = None, level: int = 9
 ) -> Image:
-    """Write an image of gzip layers, from the contents of their files, into a layout."""
+    """Write an image of gzip layers of this level, from the contents of their files, into a layout."""
     described: list[Descriptor] = []
     diff_ids = []
     for files in layers:
         content = tar_of(files)
         diff_ids.append(f"sha256:{sha256(content)}")
-        described.append(put(layout, gzip.compress(content, mtime=0), _LAYER))
+        described.append(put(layout, gzip.compress(content, level, mtime=0), _LAYER))
     config = {
         "architecture": "amd64",
         "os": "linux",

@@ -61,7 +61,8 @@ class _Layout:
         self._document(_path(image.manifest))
         config = self._document(_path(image.config))
         try:
-            same = read_image(self._root, image.digest, image.platform) == image
+            labelled = replace(image, labels=tuple(sorted(image.labels)))
+            same = read_image(self._root, image.digest, image.platform) == labelled
             diff_ids = config["rootfs"]["diff_ids"]
             platform = f"{config['os']}/{config['architecture']}"
             sound = len(diff_ids) == len(image.layers) and image.platform.startswith(platform)
