@@ -148,6 +148,10 @@ def test_the_whole_way(
     states = {finding["name"]: finding["state"] for finding in done.json["findings"]}
     assert (states["verdict"], done.json["level"]) == ("ok", "cpu"), done.stdout
     assert finished.record("imported")["digest"] == digest
+    # The image has not passed here, but its evidence came along: the bill of materials and the provenance too.
+    whole = finished.jbuild("verify", f"{repository}@{digest}", "--json")
+    assert whole.code == 0, whole.stderr
+    assert whole.json["holds"]
 
 
 def cut_off(far: FarSide, log: Path) -> Running:
