@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, UsageError
 from builder.host.files import disk_errors, temp_folder
 from builder.image.oci import virtual_blob
-from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PROJECT_FOLDER
+from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PROJECT_FOLDER, UNFINISHED_FILE
 from builder.publish.bundle.bundle_records import LONGEST_RECORD, parse_bundle, parse_parts
 from builder.publish.bundle.checksums import check_others, check_record, read_checksums
 from builder.publish.bundle.file_checks import FileCheck, check_files, open_plain
@@ -67,6 +67,12 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
     elif (folder / PARTS_FILE).exists():
         with temp_folder(session.workspace.bundles, folder.name) as root:
             yield _open_parts(folder.resolve(), root, session)
+    elif (folder / UNFINISHED_FILE).exists():
+        raise IntegrityError(
+            "the bundle is incomplete: `jbuild bundle` did not write it to its end",
+            where=str(folder),
+            hint="run `jbuild bundle RECIPE --output FOLDER` again, then copy the folder",
+        )
     else:
         raise UsageError(
             f"not a bundle: it has neither a {BUNDLE_FILE} nor a {PARTS_FILE}",
