@@ -62,12 +62,12 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
         IntegrityError: files or parts are missing, incomplete or damaged, or do not fit each other.
         DiskError: the cache has no space for the small files of a split bundle.
     """
-    if (folder / BUNDLE_FILE).exists():
+    if _has(folder, BUNDLE_FILE):
         yield _open_whole(folder.resolve(), session)
-    elif (folder / PARTS_FILE).exists():
+    elif _has(folder, PARTS_FILE):
         with temp_folder(session.workspace.bundles, folder.name) as root:
             yield _open_parts(folder.resolve(), root, session)
-    elif (folder / UNFINISHED_FILE).exists():
+    elif _has(folder, UNFINISHED_FILE):
         raise IntegrityError(
             "the bundle is incomplete: `jbuild bundle` did not write it to its end",
             where=str(folder),
@@ -79,6 +79,17 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
             where=str(folder),
             hint="name the folder that `jbuild bundle RECIPE --output FOLDER` wrote",
         )
+
+
+def _has(folder: Path, name: str) -> bool:
+    try:
+        (folder / name).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        hint = "check the folder's owner and that its disk can be read"
+        raise UsageError(f"cannot read the folder: {error.strerror}", where=str(folder), hint=hint) from error
+    return True
 
 
 def _open_whole(folder: Path, session: Session) -> OpenBundle:
