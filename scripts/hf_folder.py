@@ -1,6 +1,6 @@
 """Writes plain Hugging Face folders of Llama models without torch or transformers.
 
-stand_in_model.py and tiny_model.py use it. The same input always gives the same bytes.
+stand_in_model.py, tiny_model.py and quantised_model.py use it. The same input always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 FORMAT = "# jbuild stand-in model, format 1"
 """First line of the checksum file: if the value differs, the folder is written again."""
+
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +54,12 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
-    """A bf16 tensor; `data` is little-endian and has the length of `shape`."""
+    """A tensor; `data` is little-endian and has the length of `shape`, `dtype` is safetensors' name of the type."""
 
     name: str
     shape: tuple[int, ...]
     data: bytes
+    dtype: str = "BF16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,16 @@ def is_complete(folder: Path) -> bool:
 
 
 def write_folder(folder: Path, model: Model) -> None:
-    """Write `model` to a temporary folder and rename it to `folder`; replace only a folder with a checksum file.
+    """Write `model` to `folder`, as replace_folder() does.
+
+    Raises:
+        FileExistsError: `folder` exists, but its checksum file does not.
+    """
+    replace_folder(folder, lambda temporary: _write_files(temporary, model))
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder and rename it to `folder`; replace only a folder with a checksum file.
 
     Raises:
         FileExistsError: `folder` exists, but its checksum file does not.
@@ -91,7 +103,7 @@ def write_folder(folder: Path, model: Model) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         temporary.chmod(0o755)
-        _write_files(temporary, model)
+        write(temporary)
         _exchange(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -127,33 +139,55 @@ def _exchange(temporary: Path, folder: Path) -> None:
 
 def _write_files(folder: Path, model: Model) -> None:
     vocabulary = model.vocabulary
-    _write_json(folder / "config.json", _config(model.shape, vocabulary))
-    _write_json(folder / "generation_config.json", _generation_config(vocabulary))
-    _write_json(folder / "tokenizer.json", _tokenizer(vocabulary))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.shape, vocabulary))
-    _write_json(folder / "special_tokens_map.json", _special_tokens(vocabulary))
+    write_json(folder / "config.json", _config(model.shape, vocabulary))
+    write_json(folder / "generation_config.json", _generation_config(vocabulary))
+    write_json(folder / "tokenizer.json", _tokenizer(vocabulary))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(model.shape, vocabulary))
+    write_json(folder / "special_tokens_map.json", _special_tokens(vocabulary))
     (folder / "README.md").write_text(model.readme, encoding="utf-8")
-    _write_safetensors(folder / "model.safetensors", model.tensors)
+    write_safetensors(folder / "model.safetensors", model.tensors)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file in the form of `save_pretrained`."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_safetensors(path: Path, tensors: Iterable[Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Iterable[Tensor]) -> None:
     """Write the safetensors format: u64 header length, JSON header padded to 8, tensors in order of name."""
     ordered = sorted(tensors, key=lambda tensor: tensor.name)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in ordered:
         end = offset + len(tensor.data)
-        header[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.write(_LENGTH.pack(len(text)) + text)
         stream.writelines(tensor.data for tensor in ordered)
+
+
+def read_safetensors(path: Path) -> Iterator[Tensor]:
+    """Yield the tensors of a safetensors file, in order of name.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is not in the format.
+    """
+    with path.open("rb") as stream:
+        prefix = stream.read(_LENGTH.size)
+        if len(prefix) < _LENGTH.size:
+            message = f"{path} is not a safetensors file"
+            raise ValueError(message)
+        (length,) = _LENGTH.unpack(prefix)
+        header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items()):
+            start, end = entry["data_offsets"]
+            stream.seek(_LENGTH.size + length + start)
+            yield Tensor(name=name, shape=tuple(entry["shape"]), data=stream.read(end - start), dtype=entry["dtype"])
 
 
 def _config(shape: LlamaShape, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
+from bfloat16 import to_bf16
 from hf_folder import LlamaShape, Model, Tensor, Vocabulary, is_complete, write_folder
 
 if TYPE_CHECKING:
@@ -154,14 +155,6 @@ def unpermute(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.flo
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
-
-
-def to_bf16(values: npt.NDArray[np.float32]) -> bytes:
-    """Round to the nearest bfloat16, ties to even, as little-endian bytes."""
-    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    halves: npt.NDArray[np.uint16] = (rounded >> np.uint32(16)).astype("<u2")
-    return halves.tobytes()
 
 
 if __name__ == "__main__":

@@ -6,12 +6,17 @@ scripts/gpu_proof/variants.py FOLDER [--quantised FOLDER] writes them into the r
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-import tomllib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CHECKOUT = Path(__file__).parents[2]
 SHIPPED = CHECKOUT / "recipes" / "vllm-0.20.2-gpu.toml"

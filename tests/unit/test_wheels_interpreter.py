@@ -232,6 +232,15 @@ def test_a_release_that_cannot_be_had_is_said(own: Session, capsys: pytest.Captu
     assert f"CPython {found.version} compiles instead, so the layers differ from those of other machines" in said
 
 
+def test_no_compiler_at_all(own: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = make_lock(platform=make_platform(python="3.99"), compiler=None)
+    assert provide_compiler(lock, own) is None
+    assert capsys.readouterr().err == (
+        "warning: one: no CPython 3.99 is on this machine, so the image has no bytecode and starts slower; "
+        f"install it and run `jbuild lock {lock.recipe} --force`\n"
+    )
+
+
 def test_a_lock_with_a_bad_sha256_is_none() -> None:
     with pytest.raises(ValueError, match="no valid sha256"):
         LockedInterpreter(release=RELEASE, url="https://x/y.tar.gz", sha256="../../etc")

@@ -46,6 +46,10 @@ def provide_compiler(lock: Lock, session: Session) -> Compiler | None:
     """
     python, pinned, folder = lock.platform.python, lock.compiler, session.workspace.interpreters
     compiler = find_compiler(python, pinned, folder)
+    if pinned is None and compiler is None:
+        effect = "so the image has no bytecode and starts slower"
+        hint = f"install it and run `jbuild lock {lock.recipe} --force`"
+        session.console.warn(f"{lock.cell}: no CPython {python} is on this machine, {effect}; {hint}")
     if pinned is None or (compiler and compiler.version == pinned):
         return compiler
     try:

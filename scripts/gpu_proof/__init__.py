@@ -1,0 +1,1 @@
+"""The proof on a machine that has a GPU and no network."""
