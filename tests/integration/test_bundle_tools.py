@@ -178,9 +178,7 @@ def test_layers_of_an_image_in_a_registry_are_left_out(work: Folder, registry: R
     assert set(done.json["missing"]) == {layer.digest for layer in work.image.layers}
 
 
-def test_a_pruned_image_comes_from_its_registry(
-    work: Folder, registry: Registry, tmp_path: Path
-) -> None:
+def test_a_pruned_image_comes_from_its_registry(work: Folder, registry: Registry, tmp_path: Path) -> None:
     push(work.image, work.workspace.images, registry.host)
     before = content_of(bundled(work) / "blobs")
     blob(work.workspace.images, work.image.layers[0].digest).unlink()
