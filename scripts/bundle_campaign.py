@@ -47,15 +47,16 @@ if TYPE_CHECKING:
 _PAGE = Path(__file__).parents[1] / "docs" / "bundle-campaign.md"
 _NAME = proven_name("demo", CELL)
 _CODES = (2, 6)
+_LONGEST_SHOWN = 200
 _INTRO = """# Damaged bundles
 
 `scripts/bundle-campaign` writes this page. Each trial damages a copy of a bundle that `jbuild bundle` wrote, whole or
 in parts, and runs `jbuild load` with a real engine or a real registry.
 
 After every trial, these must hold: the exit code is 6 (2 if the folder is no bundle, or a newer jbuild made it); the
-message names the damaged file or part; no traceback; the engine has neither the image nor its name; the registry has no
-repository; the cache has no temporary file. `checksums right` means that every checksum was computed again after the
-change, as somebody does who wants to get it past the check.
+message names the damaged file or part; no traceback; the image is not in the engine; the registry has no repository;
+the cache has no temporary file. `checksums right` means that every checksum was computed again after the change, as
+somebody does who wants to get it past the check.
 """
 
 
@@ -77,7 +78,7 @@ class Scene:
     """The bundles, and where they are loaded."""
 
     root: Path
-    digest: str
+    digests: tuple[str, str]
     engine: Engine
     client: DockerClient
     registry: Registry
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         client = engine.client()
         stack.callback(client.close)
         registry = stack.enter_context(running_registry(root / "registry"))
-        scene = Scene(root=root, digest=_bundles(root), engine=engine, client=client, registry=registry)
+        scene = Scene(root=root, digests=_bundles(root), engine=engine, client=client, registry=registry)
         trials = [_trial(scene, number, DAMAGES[number % len(DAMAGES)], seed) for number in range(options.trials)]
         sound = _loads(scene)
     wrong = [trial for trial in trials if trial.violations]
@@ -112,9 +113,9 @@ def _end(_: int, __: object) -> NoReturn:
     raise SystemExit(130)
 
 
-def _bundles(root: Path) -> str:
-    """Write a bundle and another one, whole and split; return the image's digest."""
-    digests = []
+def _bundles(root: Path) -> tuple[str, str]:
+    """Write a bundle and another one, whole and split; return the digests of the image and of its configuration."""
+    images = []
     for name, seed in (("own", 1), ("other", 2)):
         workspace = Workspace(project=root / name / "work", cache=root / name / "cache")
         content = random.Random(seed).randbytes(3_500_000)  # noqa: S311  # not for secrets
@@ -125,8 +126,8 @@ def _bundles(root: Path) -> str:
             done = folder.run("bundle", "demo", "--output", str(root / name / form), *split)
             if done.code:
                 raise SystemExit(done.stderr)
-        digests.append(image.digest)
-    return str(digests[0])
+        images.append(image)
+    return images[0].digest, images[0].config.digest
 
 
 def _trial(scene: Scene, number: int, kind: DamageKind, seed: int) -> Trial:
@@ -171,10 +172,11 @@ def _load(scene: Scene, folder: Path, cache: Path, into: str) -> tuple[int, str,
 def _left(scene: Scene, cache: Path) -> list[str]:
     """Return what a refused bundle left."""
     left = []
-    for name in (_NAME, scene.digest):
+    # Other programs may load images under the same name: the image itself must not be there.
+    for digest in scene.digests:
         with suppress(ImageNotFound):
-            scene.client.images.get(name)
-            left.append(f"the engine has {name}")
+            scene.client.images.get(digest)
+            left.append(f"the engine has {digest}")
     repositories = json.loads(scene.registry.request("/v2/_catalog")[2])["repositories"]
     left += [f"the registry has {name}" for name in repositories]
     return left + [f"the cache has {path.name}" for path in (cache / "bundles").glob("*")]
@@ -220,7 +222,8 @@ def _page(trials: list[Trial], seed: int) -> str:
 
 def _shown(message: str) -> str:
     """Return a message with short digests, for a row of a table."""
-    return re.sub(r"[0-9a-f]{64}", lambda match: f"{match[0][:12]}…", message).replace("|", "\\|")
+    short = re.sub(r"[0-9a-f]{64}", lambda match: f"{match[0][:12]}…", message).replace("|", "\\|")
+    return short if len(short) < _LONGEST_SHOWN else f"{short[:_LONGEST_SHOWN]} …"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pytest
 from bundle_factory import Layers, split, write_bundle, write_image
 from docker import DockerClient
 from docker.errors import ImageNotFound
+from json_results import check
 from podman_engine import has_podman, running_podman
 from project import Done, Running, clean_environment
 from second_engine import can_run, running_engine
@@ -121,7 +122,7 @@ def contents(layers: Layers) -> dict[str, bytes]:
 
 def reply(done: Done) -> dict[str, Any]:
     assert done.code == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = check("load", done.stdout)
     return result
 
 

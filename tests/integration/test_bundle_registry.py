@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from json_results import check
 from project import Done, Running, clean_environment
 from proofs import Keys, key_pairs, keys, labels
 from proven_folder import OWN, Folder
@@ -72,6 +73,7 @@ def test_a_registry_gets_the_image_with_its_evidence(
     folder = bundle(home, *split)
     done = load(far, folder, "--registry", f"{registry.host}/edge", "--key", str(keys.public))
     assert done.code == 0, done.stderr
+    check("load", done.stdout)
     publication = done.json["publication"]
     assert publication["level"] == "emulated"
     assert registry.tags("edge/vllm") == {"rc": home.image.digest}

@@ -272,6 +272,11 @@ def test_other_folders_are_no_bundles(tmp_path: Path, session: Session) -> None:
     refused(tmp_path / "absent", session, "not a bundle", UsageError)
 
 
+def test_an_unfinished_bundle_is_incomplete(whole: Path, session: Session) -> None:
+    (whole / "bundle.json").rename(whole / "unfinished.json")
+    refused(whole, session, "the bundle is incomplete")
+
+
 def test_the_project_has_no_other_files(whole: Path, session: Session) -> None:
     (whole / "project" / "jbuild.local.toml").write_text("")
     refused(whole, session, "project/jbuild.local.toml does not belong to the bundle")

@@ -94,6 +94,17 @@ def test_an_image_needs_no_verdict(session: Session, tmp_path: Path) -> None:
     assert "the image has not been tested yet" in (tmp_path / "b" / "README.md").read_text()
 
 
+def test_a_failed_verdict_is_no_verdict(session: Session, tmp_path: Path) -> None:
+    job = make_cell(session, proven=True)
+    path = session.workspace.cell("demo", "one").record("smoke")
+    body = json.loads(path.read_text())
+    body["record"] |= {"passed": False, "step": "ready", "failure": "no answer"}
+    path.write_text(json.dumps(body))
+    assert write(job, session, tmp_path / "b").created == CREATED
+    assert not list((tmp_path / "b").rglob("smoke.json"))
+    assert "the last smoke run failed at step ready, level cpu" in (tmp_path / "b" / "README.md").read_text()
+
+
 def test_the_project_names_nothing_of_this_machine(session: Session, tmp_path: Path) -> None:
     bundle = write(make_cell(session, proven=True), session, tmp_path / "b")
     assert bundle.created == TESTED

@@ -17,7 +17,7 @@ from builder.model.images import proven_name
 from builder.model.verdicts import Verdict
 from builder.pipeline.cell import CellRecords
 from builder.publish.bundle.archive_parts import part_bytes
-from builder.publish.bundle.bundle_contents import BundleOptions
+from builder.publish.bundle.bundle_contents import BundleOptions, last_verdict
 from builder.publish.bundle.bundle_texts import verdict_words
 from builder.publish.bundle.write_bundle import write_bundle
 
@@ -26,7 +26,7 @@ from builder.publish.bundle.write_bundle import write_bundle
 class BundleResult:
     """A bundle that was written.
 
-    `name` is the image's in an engine that loads it, `level` that of its verdict, None without one. `size` is the
+    `name` is the image's in an engine that loads it, `level` that of a passed verdict, None without one. `size` is the
     bundle's in bytes, `missing` are the digests of the blobs that the receiver must have, `parts` is the number of
     parts, None if it is not split.
     """
@@ -72,7 +72,7 @@ def bundle_image(
     options = BundleOptions(output=output, since=since, part_bytes=part, with_jbuild=with_jbuild)
     session, job = selection.session, selection.only_job("a bundle holds one image")
     bundle = write_bundle(job, session, options)
-    verdict = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
+    verdict = last_verdict(CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)))
     result = _result(bundle, output, verdict)
     show(result, _text(result, bundle, verdict), session.console)
 
@@ -85,7 +85,7 @@ def _result(bundle: Bundle, output: Path, verdict: Verdict | None) -> BundleResu
         cell=bundle.cell,
         digest=bundle.image.digest,
         name=proven_name(bundle.recipe, bundle.cell),
-        level=verdict.level if verdict else None,
+        level=verdict.level if verdict and verdict.passed else None,
         size=parts.size if parts else sum(file.size for file in bundle.files),
         since=bundle.since,
         missing=tuple(descriptor.digest for descriptor in bundle.missing),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.images import Image
     from builder.model.locks import Job
+    from builder.model.verdicts import Verdict
     from builder.publish.evidence import Evidence
     from builder.publish.image_source import ImageSource
 
@@ -99,7 +100,7 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
         gpu=job.platform.has_gpu,
         signed=evidence.signed,
         with_jbuild=options.with_jbuild,
-        verdict=verdict,
+        verdict=last_verdict(cell),
         since=bundle.since,
         missing=len(missing),
         evidence=tuple(entry["digest"] for entry in evidence_entries(image, evidence)),
@@ -108,6 +109,12 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
     return BundleContents(
         bundle=replace(bundle, files=tuple(member.entry for member in members)), members=members, facts=facts
     )
+
+
+def last_verdict(cell: CellRecords) -> Verdict | None:
+    """Return the last verdict on the latest image of a cell, passed or not."""
+    image, verdict = cell.image(), cell.verdict()
+    return verdict if image and verdict and verdict.digest == image.digest else None
 
 
 def _members(
@@ -119,7 +126,7 @@ def _members(
     members = [
         *text_members(facts, split=False),
         *(jbuild_members(job.platform, session) if facts.with_jbuild else ()),
-        *project_members(job, session, proven=facts.verdict is not None),
+        *project_members(job, session, proven=facts.verdict is not None and facts.verdict.passed),
         *evidence_members(evidence),
         *layout_members(bundle.image, facts.name, source, evidence, missing, covered),
     ]

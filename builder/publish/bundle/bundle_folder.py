@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from builder.errors import DiskError, UsageError
-from builder.host.files import atomic_file, disk_errors, is_left_over, write_text
+from builder.host.files import atomic_file, disk_errors, is_left_over, set_mode, write_text
 from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PARTS_FOLDER, PROJECT_FOLDER, UNFINISHED_FILE, VERDICT_FOLDER
 from builder.publish.bundle.bundle_reading import cell_of_bundle
 
@@ -73,7 +73,7 @@ def write_unless_same(path: Path, size: int, blocks: Iterator[bytes], *, mode: i
                     _write(path, mode, _chained(before, same, block, blocks))
                     return
                 same += len(block)
-        path.chmod(mode)
+        set_mode(path, mode)
 
 
 def _chained(before: IO[bytes], same: int, block: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
@@ -96,7 +96,7 @@ def _write(path: Path, mode: int, blocks: Iterable[bytes]) -> None:
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         for block in blocks:
             file.write(block)
-    path.chmod(mode)
+    set_mode(path, mode)
 
 
 @contextmanager

@@ -29,8 +29,8 @@ _OTHERWISE = "\nFor an engine without CDI devices, write --runtime nvidia instea
 class BundleFacts:
     """What the texts of a bundle state.
 
-    `size` is the image's in bytes, `missing` the number of blobs left out. `evidence` are the digests of the manifests
-    in the layout besides the image's.
+    `size` is the image's in bytes, `verdict` its last one, passed or not, `missing` the number of blobs left out, and
+    `evidence` are the digests of the manifests in the layout besides the image's.
     """
 
     name: str
@@ -66,9 +66,11 @@ def text_members(facts: BundleFacts, *, split: bool) -> tuple[BundleMember, Bund
 
 
 def verdict_words(verdict: Verdict | None) -> str:
-    """Return what a verdict proves, in words."""
+    """Return what the last verdict on an image proves, in words."""
     if verdict is None:
         return "none: the image has not been tested yet"
+    if not verdict.passed:
+        return f"none: the last smoke run failed at step {verdict.step}, level {verdict.level}"
     return f"passed at level {verdict.level}, {verdict.when}"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, UsageError
 from builder.host.files import disk_errors, temp_folder
 from builder.image.oci import virtual_blob
-from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PROJECT_FOLDER
+from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PROJECT_FOLDER, UNFINISHED_FILE
 from builder.publish.bundle.bundle_records import LONGEST_RECORD, parse_bundle, parse_parts
 from builder.publish.bundle.checksums import check_others, check_record, read_checksums
 from builder.publish.bundle.file_checks import FileCheck, check_files, open_plain
@@ -62,17 +62,34 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
         IntegrityError: files or parts are missing, incomplete or damaged, or do not fit each other.
         DiskError: the cache has no space for the small files of a split bundle.
     """
-    if (folder / BUNDLE_FILE).exists():
+    if _has(folder, BUNDLE_FILE):
         yield _open_whole(folder.resolve(), session)
-    elif (folder / PARTS_FILE).exists():
+    elif _has(folder, PARTS_FILE):
         with temp_folder(session.workspace.bundles, folder.name) as root:
             yield _open_parts(folder.resolve(), root, session)
+    elif _has(folder, UNFINISHED_FILE):
+        raise IntegrityError(
+            "the bundle is incomplete: `jbuild bundle` did not write it to its end",
+            where=str(folder),
+            hint="run `jbuild bundle RECIPE --output FOLDER` again, then copy the folder",
+        )
     else:
         raise UsageError(
             f"not a bundle: it has neither a {BUNDLE_FILE} nor a {PARTS_FILE}",
             where=str(folder),
             hint="name the folder that `jbuild bundle RECIPE --output FOLDER` wrote",
         )
+
+
+def _has(folder: Path, name: str) -> bool:
+    try:
+        (folder / name).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        hint = "check the folder's owner and that its disk can be read"
+        raise UsageError(f"cannot read the folder: {error.strerror}", where=str(folder), hint=hint) from error
+    return True
 
 
 def _open_whole(folder: Path, session: Session) -> OpenBundle:
