@@ -496,6 +496,7 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "signatures",
         "verdicts",
         "bundle-runs",
+        "programs",
         "packed",
         "systems",
     }
