@@ -20,7 +20,7 @@ from builder.models.preflight.server_context import server_context
 from builder.pipeline.cell import CellRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
@@ -113,18 +113,20 @@ def _verdicts(
 def _gpus(job: Job, lock: Lock, session: Session) -> dict[str, GpuFacts]:
     platform = lock.platform
     driver = driver_of(platform)
-    proven = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).proven()
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    passed = (records.proven(), records.imported())
     return {
-        sm: GpuFacts(sm=sm_number(sm), l4t=platform.l4t, driver=driver, proof=proof_of(proven, sm))
+        sm: GpuFacts(sm=sm_number(sm), l4t=platform.l4t, driver=driver, proof=proof_of(passed, sm))
         for sm in platform.sms
     }
 
 
-def proof_of(verdict: Verdict | None, sm: str) -> str | None:
-    """Return the words for a smoke run that shows that an image's code runs on a GPU, None without one."""
-    if verdict is None or verdict.level != "gpu" or verdict.gpu is None or verdict.gpu.sm != sm:
-        return None
-    return f"proven by the smoke run of {verdict.when} on {verdict.gpu.device}"
+def proof_of(passed: Iterable[Verdict | None], sm: str) -> str | None:
+    """Return the words for the first smoke run that shows that an image's code runs on a GPU, None without one."""
+    for verdict in passed:
+        if verdict and verdict.level == "gpu" and verdict.gpu and verdict.gpu.sm == sm:
+            return f"proven by the smoke run of {verdict.when} on {verdict.gpu.device}"
+    return None
 
 
 def wheels_of(wheels: tuple[LockedWheel, ...], facts: Mapping[str, WheelFacts]) -> dict[str, str]:

@@ -185,7 +185,7 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     if result.verified:
         lines.append("  verified  a second build without any cache gave the same digest")
     if verdict := run.find(Verdict):
-        lines += [f"  {line}" for line in _verdict(verdict)]
+        lines += [f"  {line}" for line in verdict_lines(verdict)]
     if publication := run.find(Publication):
         lines += [f"  pushed    {tag}" for tag in publication.references]
         lines += [f"  withheld  {reason}" for reason in publication.withheld_reasons]
@@ -196,7 +196,8 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
 
 
-def _verdict(verdict: Verdict) -> list[str]:
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return a passed verdict as lines of text: its level, its answers and its warnings."""
     lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
     if verdict.modules:
         count = len(verdict.modules.need_driver)

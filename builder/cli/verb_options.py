@@ -107,6 +107,11 @@ def level_option(text: str) -> Callable[[F], F]:
     return click.option("--level", type=click.Choice(levels()), help=text)
 
 
+def key_option(text: str) -> Callable[[F], F]:
+    """Return the option of public keys, with this help."""
+    return click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help=text)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 recipe_argument = click.argument("recipe", shell_complete=complete_recipes)
 cell_option = click.option(
@@ -119,6 +124,8 @@ cell_option = click.option(
 )
 push_registry_option = _registries("Push to this registry instead of the configured ones. Can be repeated.")
 lookup_registry_option = _registries("Look in this registry instead of the configured ones. Can be repeated.")
+load_registry_option = _registries("Push to this registry instead. Can be repeated.")
+unsigned_option = click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts.")
 force_tags_option = click.option(
     "--force-tags", is_flag=True, help="Set tags even if they are immutable or point to a newer image."
 )

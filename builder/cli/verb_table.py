@@ -38,7 +38,7 @@ VERBS = {
         Verb("audit", "audit", "AuditResult", "Check that the locked wheels load and run on the device."),
         Verb("render", "stages", "RunResult", "Write Dockerfiles and build contexts."),
         Verb("build", "stages", "RunResult", "Build images."),
-        Verb("smoke", "stages", "RunResult", "Run images and test their answers."),
+        Verb("smoke", "smoke", "SmokeResult", "Run images and test their answers."),
         Verb("slim", "slim", "SlimResult", "Take the code for other GPUs out of wheels."),
         Verb("system", "system", "SystemResult", "Build, push and pin the system layer that builds start from."),
     ),
@@ -57,6 +57,8 @@ VERBS = {
         Verb("tags", "published_images", "TagsResult", "Show which image each tag points to."),
         Verb("verify", "published_images", "VerifyResult", "Check the signature, verdict and SBOM of an image."),
         Verb("verdict", "published_images", "VerdictResult", "Export a smoke verdict."),
+        Verb("bundle", "bundle_verbs", "BundleResult", "Write an image into a folder that travels."),
+        Verb("load", "load_verb", "LoadResult", "Load a bundle's image into an engine or a registry."),
     ),
     "Run on a device": (
         Verb("pick", "board_fit", "PickResult", "Find the published image that suits a board."),

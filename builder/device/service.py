@@ -28,6 +28,7 @@ from builder.smoke.launch import CUDA_LABEL, server_port
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from builder.host.console import Console
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.jetson.boards import Board
@@ -106,6 +107,12 @@ def with_engine(service: Service, engine: Engine) -> Service:
     """
     service = replace(service, gpu=engine.gpu or service.gpu)
     return service if has_bridge(engine) else on_host_network(service, service.published.port or service.port)
+
+
+def show_gpu(service: Service, console: Console) -> None:
+    """Print how a service gets the GPU, if it needs it."""
+    if service.nvidia:
+        console.say(f"{service.name}: the container gets the GPU by {service.gpu.described}")
 
 
 def on_host_network(service: Service, port: int) -> Service:

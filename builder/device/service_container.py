@@ -77,9 +77,9 @@ def check_engine(service: Service, engine: Engine) -> None:
         raise EngineError(
             "the engine has no `nvidia` runtime and no CDI device of the GPU, and the image needs the GPU",
             where=engine.endpoint,
-            hint="install nvidia-container-toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker`, "
-            "restart Docker; then `jbuild doctor`. If the engine has a way that it does not state, set `run.gpu` in "
-            "jbuild.toml",
+            hint="install nvidia-container-toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker`, or "
+            "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` for an engine with CDI, and restart Docker; "
+            "then `jbuild doctor`. If the engine has a way that it does not state, set `run.gpu` in jbuild.toml",
         )
 
 

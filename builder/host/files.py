@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`, renamed to it on success and removed on failure."""
     with temp_file(path.parent, path.name) as temporary:
         yield temporary
-        temporary.chmod(0o644)
+        set_mode(temporary, 0o644)
         temporary.replace(path)
 
 
@@ -91,10 +91,16 @@ def temp_file(folder: Path, name: str = "unnamed") -> Iterator[Path]:
     os.close(number)
     temporary = Path(path)
     try:
-        temporary.chmod(0o644)
+        set_mode(temporary, 0o644)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set the mode of a file; file systems without modes, such as FAT, refuse that."""
+    with suppress(PermissionError):
+        path.chmod(mode)
 
 
 @contextmanager

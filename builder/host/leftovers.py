@@ -74,7 +74,7 @@ def find_paths(workspace: Workspace) -> Iterator[Path]:
         yield from _walk(workspace.project / name, levels)
     yield from _walk(workspace.cache, _CACHE_LEVELS)
     # Their folders have the names of entries, and a few files.
-    for folder in workspace.verdicts.glob("*"):
+    for folder in (*workspace.verdicts.glob("*"), *workspace.bundle_runs.glob("*")):
         yield from _walk(folder, 0)
     yield from abandoned(workspace.cache)
     yield from _walk(Path(tempfile.gettempdir()), 0)

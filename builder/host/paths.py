@@ -51,7 +51,7 @@ def _current_folder() -> Path:
 class _Place:
     """A fixed place below one of an object's folders: an attribute whose value is the path."""
 
-    folder: Literal["path", "project", "cache"]
+    folder: Literal["path", "project", "cache", "layout"]
     name: str
 
     def __get__(self, instance: CellFolder | Workspace, _: type) -> Path:
@@ -73,6 +73,21 @@ class CellFolder:
         """Return the record of a stage: `render.json`, `build.json`, and so on."""
         return self.path / f"{stage}.json"
 
+    def smoke_log(self, level: str) -> Path:  # noqa: ARG002  # for bundles
+        """Return the file for the container's log of a smoke run at a level."""
+        return self.path / "smoke.log"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleCellFolder(CellFolder):
+    """The files of a bundle's cell: records in the cache, logs beside the verdicts in `results`."""
+
+    results: Path
+
+    def smoke_log(self, level: str) -> Path:
+        """Return the file for the container's log of a smoke run at a level."""
+        return self.results / f"smoke-{level}.log"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspace:
@@ -90,8 +105,10 @@ class Workspace:
     interpreters = _Place("cache", "interpreters")
     models = _Place("cache", "models")  # model files by sha256
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
+    bundles = _Place("cache", "bundles")  # the small files of split bundles, while they are open
     signatures = _Place("cache", "signatures")  # made on this machine, by key and content
     verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
+    bundle_runs = _Place("cache", "bundle-runs")  # the records of smoke runs of bundles by image
     cubins = _Place("cache", "cubins")  # kernels that were compiled from PTX, by PTX, GPU and compiler
     tools = _Place("cache", "tools")  # programs of wheels, by the wheel's sha256
     locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
@@ -129,6 +146,10 @@ class Workspace:
     def golden(self, recipe: Path) -> Path:
         """Return the file with the golden tokens of a recipe, given the recipe's file."""
         return recipe.parent / "golden" / recipe.name
+
+    def recorded_golden(self, recipe: Path) -> Path:
+        """Return the file to which new golden tokens of a recipe are written."""
+        return self.golden(recipe)
 
     def verdict(self, sha256: str, name: str) -> Path:
         """Return the file of a verdict on an image, of any cell."""
@@ -178,6 +199,28 @@ class Workspace:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleWorkspace(Workspace):
+    """The files of an opened bundle, which stay as they are, and of the user's cache.
+
+    `project` and `layout` are the bundle's recipe with its lock, and its image. `results` is the folder for verdicts;
+    `digest` is the image's.
+    """
+
+    layout: Path
+    results: Path
+    digest: str
+    images = _Place("layout", "")
+
+    def cell(self, recipe: str, cell: str) -> BundleCellFolder:  # noqa: ARG002  # a bundle has one cell
+        """Return the folder of the bundle's cell: on this machine, bundles of the same image share it."""
+        return BundleCellFolder(path=self.bundle_runs / self.digest.partition(":")[2], results=self.results)
+
+    def recorded_golden(self, recipe: Path) -> Path:
+        """Return the file to which new golden tokens of a recipe are written."""
+        return self.results / "golden" / recipe.name
 
 
 def _distinct(*folders: Path) -> tuple[Path, ...]:

@@ -11,6 +11,10 @@ PARTS_FILE = "parts.json"
 PARTS_FOLDER = "parts"
 VERDICT_FOLDER = "verdict"
 PROJECT_FOLDER = "project"
+# In a folder whose bundle has not been written to its end: the recipe and the cell.
+UNFINISHED_FILE = "unfinished.json"
+# An annotation of `index.json`: the fingerprint of the bundle's record without its files, which no other file covers.
+RECORD_ANNOTATION = "io.jbuild.bundle"
 # Raise it when older versions of jbuild can no longer read new bundles.
 BUNDLE_FORMAT = 1
 

@@ -16,24 +16,30 @@ from builder.pipeline.builders import Builders
 from builder.pipeline.order import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from builder.host.paths import CellFolder
     from builder.host.session import Session
     from builder.model.locks import Job, Lock
 
 _T = TypeVar("_T")
+# The record of a verdict of another machine that `jbuild promote` accepted.
+IMPORTED = "imported"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellRun:
-    """One cell on its way through the stages; `records` are those of the finished stages by class."""
+    """One cell on its way through the stages; `records` are those of the finished stages by class.
+
+    A stage of several long steps names each to `on_step` when it begins.
+    """
 
     job: Job
     session: Session
     options: RunOptions
     builders: Builders
     records: Mapping[type[object], object] = field(default_factory=dict)
+    on_step: Callable[[str], object] = field(default=lambda _: None, compare=False)
 
     def with_records(self, *new: object) -> CellRun:
         """Return the run with more records."""
@@ -120,6 +126,10 @@ class CellRecords:
     def publication(self) -> Publication | None:
         """Return the last publication."""
         return self._read("push", Publication)
+
+    def imported(self) -> Verdict | None:
+        """Return the verdict of another machine that the latest image has passed, or None."""
+        return passed(self.image(), self._read(IMPORTED, Verdict))
 
     def proven(self) -> Verdict | None:
         """Return the verdict that the latest image has passed, or None."""

@@ -88,19 +88,35 @@ class LastPublication:
     image: Image
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """A run that has not ended; `file` is None where the cell's folder cannot be written."""
+    """A run that has not ended; `file` is None where the cell's folder cannot be written.
+
+    `stage` is the stage that began last, after those with `results`, and `step` the last step that it named.
+    """
 
     run: CellRun
     file: IO[bytes] | None
+    results: tuple[StageResult, ...] = ()
+    stage: str = ""
+    step: str = ""
 
     def begins(self, results: Sequence[StageResult], stage: str) -> None:
         """Write down that a stage begins, after the stages with these results."""
+        self.results, self.stage, self.step = tuple(results), stage, ""
+        self._write()
+
+    def reaches(self, step: str) -> None:
+        """Write down that the stage begins a step."""
+        self.step = step
+        self._write()
+
+    def _write(self) -> None:
+        message = at_step(_KILLED, self.step)
         killed = HistoryRun(
             when=now(),
-            stages=tuple(results),
-            failure=Failure(stage=stage, message=_KILLED, where=self.run.job.name, hint=_RESUME),
+            stages=self.results,
+            failure=Failure(stage=self.stage, message=message, where=self.run.job.name, hint=_RESUME),
         )
         if self.file:
             with suppress(OSError):
@@ -142,13 +158,15 @@ def _locked(path: Path) -> IO[bytes] | None:
     return file
 
 
-def note(run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str) -> None:
+def note(
+    run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str, *, step: str = ""
+) -> None:
     """Append a run to its cell's history, and store its publication for later comparisons.
 
     A run without work leaves no line, unless it shows that an earlier failure is over. `stage` is the last one that
-    started. If the history cannot be written, the run only warns.
+    started, `step` its last step. If the history cannot be written, the run only warns.
     """
-    entry = _entry(run, results, error, stage)
+    entry = _entry(run, results, error, stage, step)
     if error is None and not any(result.ran for result in results) and not _is_recovery(entry, run.folder):
         return
     try:
@@ -179,6 +197,12 @@ def open_failures(recent: Sequence[HistoryRun]) -> tuple[Failure, ...]:
             failures.pop(run.failure.stage, None)
             failures[run.failure.stage] = replace(run.failure, when=run.when)
     return tuple(failures.values())
+
+
+def cut_off(folder: CellFolder) -> Failure | None:
+    """Return where the last run of a cell was interrupted or killed; None if it came to its end."""
+    failure = recent[-1].failure if (recent := runs(folder)) else None
+    return failure if failure and failure.hint == _RESUME else None
 
 
 def _noted(folder: CellFolder) -> tuple[HistoryRun, ...]:
@@ -219,12 +243,14 @@ def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:
     return any(result.stage in failed for result in run.stages)
 
 
-def _entry(run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str) -> HistoryRun:
+def _entry(
+    run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str, step: str
+) -> HistoryRun:
     audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
     return HistoryRun(
         when=now(),
         stages=tuple(results),
-        failure=_failure(error, stage) if error else None,
+        failure=_failure(error, stage, step) if error else None,
         digest=image.digest if image else None,
         size=image.size if image else None,
         audit={name: audit.counted(name) for name in ("error", "warning", "info")} if audit else {},
@@ -244,10 +270,15 @@ def _line(run: HistoryRun) -> str:
     return json.dumps(records.to_json(run), sort_keys=True, separators=(",", ":"))
 
 
-def _failure(error: BaseException, stage: str) -> Failure:
+def at_step(message: str, step: str) -> str:
+    """Return a message about a run that was cut off, with its last step if that is known."""
+    return f"{message}; its last step was: {step}" if step else message
+
+
+def _failure(error: BaseException, stage: str, step: str) -> Failure:
     if not isinstance(error, JbuildError):
         is_interrupt = not isinstance(error, Exception)
-        message = _INTERRUPTED if is_interrupt else f"unexpected {type(error).__name__}: {error}"
+        message = at_step(_INTERRUPTED, step) if is_interrupt else f"unexpected {type(error).__name__}: {error}"
         return Failure(stage=stage, message=message, hint=_RESUME if is_interrupt else None)
     log = "\n".join((error.log or "").splitlines()[-_LOG_LINES:])[-_LOG_LENGTH:]
     return Failure(stage=stage, message=error.message, where=error.where, hint=error.hint, log=log or None)

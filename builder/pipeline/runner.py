@@ -126,8 +126,8 @@ def run_cell(job: Job, session: Session, options: RunOptions, builders: Builders
     """Run the stages of a cell that are missing or out of date, in order."""
     run, first = start(job, session, options, builders), options.stages[0]
     try:
-        with _alone(job, session), session.console.working_on(job.cell.id), history.attempt(run) as attempt:
-            return _run_stages(run, attempt)
+        with alone(run), session.console.working_on(job.cell.id), history.attempt(run) as attempt:
+            return _run_stages(replace(run, on_step=attempt.reaches), attempt)
     except JbuildError as error:
         # The stages' own errors are results: this one came before them.
         history.note(run, (), error, first)
@@ -156,10 +156,10 @@ def _run_stages(run: CellRun, attempt: Attempt) -> CellResult:
             verified = _verify(run)
             finish(began)
     except JbuildError as error:
-        history.note(run, results, _interrupt_of(console) or error, current)
+        history.note(run, results, _interrupt_of(console) or error, current, step=attempt.step)
         return CellResult(run=run, stages=tuple(results), error=error, failed_at=current)
     except BaseException as error:
-        history.note(run, results, error, current)
+        history.note(run, results, error, current, step=attempt.step)
         raise
     history.note(run, results, None, current)
     return CellResult(run=run, stages=shown, verified=verified)
@@ -233,14 +233,13 @@ def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
 
 
 @contextmanager
-def _alone(job: Job, session: Session) -> Iterator[None]:
+def alone(run: CellRun) -> Iterator[None]:
     """Reserve a cell's folder for this process."""
-    name = fingerprint(str(session.workspace.project), job.recipe.name, job.cell.id)[:16]
-    lock = session.workspace.file_lock(f"cell-{name}")
+    lock = run.session.workspace.file_lock(f"cell-{fingerprint(str(run.folder.path))[:16]}")
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        session.console.say(f"{job.cell.id}: another jbuild works on this cell; waiting for it")
+        run.session.console.say(f"{run.job.cell.id}: another jbuild works on this cell; waiting for it")
         held = lock.acquire()
     with held:
         yield

@@ -105,30 +105,35 @@ def _put_layers(client: RegistryClient, repository: str, digest: str, tag: Cosig
         missing = [item for item in added if item.layer not in present]
         if not missing:
             return
-        layers = [*present, *(item.layer for item in missing)]
-        # cosign writes the same configuration: it holds only the layers' digests.
-        config = BytesBlob(
-            as_bytes(
-                {
-                    "architecture": "",
-                    "config": {},
-                    "created": "0001-01-01T00:00:00Z",
-                    "history": [{"created": "0001-01-01T00:00:00Z"} for _ in layers],
-                    "os": "",
-                    "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
-                }
-            )
-        )
+        manifest, config = cosign_image([*present, *(item.layer for item in missing)])
         _put_blobs(client, repository, (config, *(BytesBlob(item.content) for item in missing)))
-        described = {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size}
-        manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": layers}
-        client.put_manifest(repository, name, as_bytes(manifest), OCI_MANIFEST)
+        client.put_manifest(repository, name, manifest, OCI_MANIFEST)
     if any(item.layer not in _layers(client, repository, name) for item in added):
         raise RegistryError(
             "another client keeps overwriting the image's signatures",
             where=f"{client.host}/{repository}:{name}",
             hint="run it again when no other client signs this image",
         )
+
+
+def cosign_image(layers: Sequence[dict[str, Any]]) -> tuple[bytes, BytesBlob]:
+    """Return the manifest and the configuration of cosign's image with these layers."""
+    # cosign writes the same configuration: it holds only the layers' digests.
+    config = BytesBlob(
+        as_bytes(
+            {
+                "architecture": "",
+                "config": {},
+                "created": "0001-01-01T00:00:00Z",
+                "history": [{"created": "0001-01-01T00:00:00Z"} for _ in layers],
+                "os": "",
+                "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+            }
+        )
+    )
+    described = {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size}
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": list(layers)}
+    return as_bytes(manifest), config
 
 
 def _put_blobs(client: RegistryClient, repository: str, blobs: tuple[BlobSource, ...]) -> None:

@@ -71,7 +71,7 @@ class Evidence:
 
 
 def evidence(run: CellRun, signer: Signer | None) -> Evidence:
-    """Return the evidence of a cell's image, signed if there is a signer; with the audit if there is one.
+    """Return the evidence of a cell's image, signed if there is a signer; with the verdict and the audit if there are.
 
     The same records give the same bytes, so evidence in a registry is not put again.
 
@@ -82,9 +82,10 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
     bill = _bill(run, checksum)
-    verdict = statements.verdict_predicate(run.get(Verdict), lock.recipe, lock.cell, checksum)
-    provenance = statements.provenance_predicate(job, lock, run.plan, checksum)
-    predicates = [("verdict", statements.VERDICT, verdict), ("provenance", statements.PROVENANCE, provenance)]
+    predicates = [("provenance", statements.PROVENANCE, statements.provenance_predicate(job, lock, run.plan, checksum))]
+    if verdict := run.find(Verdict):
+        tested = statements.verdict_predicate(verdict, lock.recipe, lock.cell, checksum)
+        predicates.insert(0, ("verdict", statements.VERDICT, tested))
     # Tools look for the plain SBOM; the signed one does not require trust in the registry.
     predicates += [("signed-sbom", statements.SBOM, bill)] if signer else []
     if audit := run.find(Audit):

@@ -15,7 +15,7 @@ from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from builder.errors import JbuildError
@@ -83,7 +83,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
         raise IntegrityError(
             f"the built image's blob sha256:{path.name} is {'damaged' if path.is_file() else 'missing'}",
             where=str(path),
-            hint="build the cell again with --force",
+            hint="run `jbuild build RECIPE --force`",
         )
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()
@@ -92,7 +92,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
     blobs = [LayoutBlob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
-    return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=_ordered(blobs))
+    return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=ordered(blobs))
 
 
 def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
@@ -115,7 +115,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
         raise RegistryError("this is not an image manifest", where=str(reference), hint="is it a container image?")
     labels = labels_of(client.read_blob(repository, blobs[0].digest))
     return ImageSource(
-        manifest=manifest, content=content, labels=labels, blobs=_ordered(blobs), origin=reference.at(manifest.digest)
+        manifest=manifest, content=content, labels=labels, blobs=ordered(blobs), origin=reference.at(manifest.digest)
     )
 
 
@@ -139,6 +139,7 @@ def parts_of(manifest: bytes) -> list[dict[str, Any]]:
     return parts if sound else []
 
 
-def _ordered(blobs: list[LayoutBlob] | list[RemoteBlob]) -> tuple[BlobSource, ...]:
+def ordered(blobs: Iterable[BlobSource]) -> tuple[BlobSource, ...]:
+    """Return distinct blobs, the largest first."""
     distinct: dict[str, BlobSource] = {blob.digest: blob for blob in blobs}
     return tuple(sorted(distinct.values(), key=lambda blob: (-blob.size, blob.digest)))

@@ -6,38 +6,39 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import RegistryError, UsageError
-from builder.image.oci.layout import is_whole
-from builder.lock import lockfile
-from builder.model.locks import Locked
+from builder.host import records
 from builder.model.recipes import TagRule
-from builder.pipeline.cell import CellRecords, start
+from builder.pipeline.cell import IMPORTED, CellRecords
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
-from builder.publish.evidence import Evidence, cosign_evidence, evidence, signature, together
-from builder.publish.image_source import ImageSource, from_layout, from_registry
+from builder.publish.built_image import cell_evidence, source_of
+from builder.publish.carried_verdicts import no_verdict, verdict_file, verdict_of
+from builder.publish.evidence import Evidence, cosign_evidence, signature, together
+from builder.publish.image_source import ImageSource, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.signing import signer
 from builder.publish.trust import attestations_of, best, handed_over
 from builder.remote.registry.base_lookup import connect_in
-from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.host.paths import CellFolder
     from builder.host.session import Session
-    from builder.model.images import Image
     from builder.model.locks import Job
     from builder.model.publications import Publication
     from builder.model.recipes import OnFailure
     from builder.model.verdicts import Verdict
     from builder.remote.http import Retry
+    from builder.remote.registry.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromotionCandidate:
     """An image to promote, with its evidence and the tags of its recipe.
 
-    `levels` are the levels of trusted verdicts, `unsigned` those of verdicts without a trusted signature.
+    `levels` are the levels of trusted verdicts, `unsigned` those of verdicts without a trusted signature. `folder` is
+    the cell's, for an image that this machine built.
     """
 
     source: ImageSource
@@ -47,14 +48,15 @@ class PromotionCandidate:
     unsigned: tuple[str, ...] = ()
     rules: tuple[TagRule, ...] = ()
     on_failure: OnFailure = "none"
+    folder: CellFolder | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromoteOptions:
     """Options of the command line.
 
-    `tags` replace the recipe's and need a verdict of `level`; `verdict` is an exported file, signed by one of `keys`;
-    `unsigned` accepts verdicts without a signature too.
+    `tags` replace the recipe's and need a verdict of `level`; `verdict` is an exported file, signed by one of `keys`,
+    or a folder with such files; `unsigned` accepts verdicts without a signature too.
     """
 
     targets: tuple[str, ...]
@@ -68,15 +70,18 @@ class PromoteOptions:
     retry: Retry | None = field(default=None, compare=False)
 
 
-def from_cell(job: Job, session: Session) -> PromotionCandidate:
+def from_cell(job: Job, session: Session, *, tested_elsewhere: bool = False) -> PromotionCandidate:
     """Return the latest image of a cell, from this disk or from the registry of its last push.
+
+    Its evidence comes with it if it has passed here, or if a verdict of another machine follows (`tested_elsewhere`).
 
     Raises:
         UsageError: the cell has not been built on this machine.
         RegistryError: the image is only in a registry, and the registry does not answer.
     """
-    spec, records = job.spec.publish, CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
-    image, proven = records.image(), records.proven()
+    spec, folder = job.spec.publish, session.workspace.cell(job.recipe.name, job.cell.id)
+    of_cell = CellRecords(folder)
+    image, proven = of_cell.image(), of_cell.proven()
     if image is None:
         raise UsageError(
             "this cell has not been built on this machine",
@@ -84,12 +89,13 @@ def from_cell(job: Job, session: Session) -> PromotionCandidate:
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
     return PromotionCandidate(
-        source=_source(image, records.publication(), session),
-        evidence=_evidence(job, image, proven, records, session) if spec.attach and proven else Evidence(),
+        source=source_of(image, of_cell.publication(), session),
+        evidence=cell_evidence(job, image, session) if spec.attach and (proven or tested_elsewhere) else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
         rules=spec.tags,
         on_failure=spec.on_failure,
+        folder=folder,
     )
 
 
@@ -115,12 +121,14 @@ def from_image(reference: Reference, session: Session, keys: tuple[Path, ...]) -
 
 
 def is_about(verdict: Path, candidate: PromotionCandidate) -> bool:
-    """Return whether a verdict's file is about an image.
+    """Return whether a verdict's file is about an image, or a folder has a passed verdict about it.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: a file cannot be read.
         IntegrityError: the file does not hold a statement.
     """
+    if verdict.is_dir():
+        return verdict_file(verdict, candidate.source.digest) is not None
     payload, _ = statements.opened(_read(verdict), str(verdict))
     return candidate.source.digest in statements.parse(payload, str(verdict)).digests
 
@@ -133,7 +141,7 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         RegistryError: the verdicts do not earn a tag of `options`.
         IntegrityError, SmokeError, UsageError: the verdict of `options` is not accepted.
     """
-    candidate = _with_verdict(candidate, options)
+    candidate, imported = _with_verdict(candidate, options)
     level = best((*candidate.levels, *(candidate.unsigned if options.unsigned else ())))
     rules_by_name = {rule.name: rule for rule in candidate.rules}
     rules = (
@@ -161,19 +169,28 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
             where=candidate.source.digest,
             hint="pass a better verdict with --verdict FILE; every registry has the digest already",
         )
+    if imported and candidate.folder:
+        # The audit counts it as a proof.
+        records.write(candidate.folder.record(IMPORTED), imported.digest, imported)
     return done
 
 
-def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> PromotionCandidate:
+def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> tuple[PromotionCandidate, Verdict | None]:
+    """Return the image with the verdict of the options, and this verdict's record."""
     if options.verdict is None:
-        return candidate
-    content, location = _read(options.verdict), str(options.verdict)
-    statement = handed_over(content, candidate.source.digest, location, options.keys, unsigned=options.unsigned)
-    return replace(
+        return candidate, None
+    digest = candidate.source.digest
+    file = verdict_file(options.verdict, digest)
+    if file is None:
+        raise no_verdict(options.verdict, digest)
+    content = _read(file)
+    statement = handed_over(content, digest, str(file), options.keys, unsigned=options.unsigned)
+    proven = replace(
         candidate,
         evidence=together(candidate.evidence, cosign_evidence(candidate.source.manifest, "verdict", content)),
         levels=(*candidate.levels, statement.level or ""),
     )
+    return proven, verdict_of(statement, file)
 
 
 def _read(path: Path) -> bytes:
@@ -182,22 +199,3 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         hint = "run `jbuild verdict RECIPE --output FILE` on the machine of the smoke run"
         raise UsageError(f"cannot read the verdict: {error.strerror}", where=str(path), hint=hint) from error
-
-
-def _evidence(job: Job, image: Image, verdict: Verdict, records: CellRecords, session: Session) -> Evidence:
-    """Return the evidence from a cell's records, none if they no longer match the image."""
-    plan, audit = records.plan(), records.audit()
-    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
-    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
-        session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
-        return Evidence()
-    run = start(job, session).with_records(Locked(lock=lock), plan, image, verdict)
-    return evidence(run.with_records(audit) if audit else run, signer(session.config, session.workspace))
-
-
-def _source(image: Image, publication: Publication | None, session: Session) -> ImageSource:
-    registries = publication.registries if publication and publication.digest == image.digest else ()
-    if registries and not is_whole(session.workspace.images, image):
-        reference = Reference.parse(registries[0].repository).at(image.digest)
-        return from_registry(connect_in(session, reference), reference)
-    return from_layout(image, session.workspace.images)

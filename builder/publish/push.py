@@ -158,7 +158,7 @@ def _send_everywhere(
     hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
-    references = [reference for reference in (_base_of(source, config), source.origin) if reference]
+    references = [reference for reference in (base_of(source, config), source.origin) if reference]
 
     def send_to(host: str) -> None:
         sources = [reference.repository for reference in references if reference.host == host]
@@ -174,7 +174,7 @@ def _send_everywhere(
         group.map(send_to, hosts)
 
 
-def _base_of(source: ImageSource, config: Config) -> Reference | None:
+def base_of(source: ImageSource, config: Config) -> Reference | None:
     """Return the base image's source: its layers can be mounted within the same registry."""
     try:
         return Reference.parse(config.mirrored(source.base_name)[0]) if source.base_name else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, SmokeError, UsageError
@@ -14,13 +15,14 @@ from builder.publish.signing import is_signed, signer
 from builder.recipe.levels import levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from builder.host.session import Session
+    from builder.model.images import Image
     from builder.model.locks import Job
     from builder.model.verdicts import Verdict
-    from builder.publish.evidence import Evidence
+    from builder.publish.evidence import Artifact, Evidence
     from builder.publish.statements import Statement
     from builder.remote.registry.registry_client import RegistryClient
 
@@ -50,6 +52,17 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
             where=job.name,
             hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id}`",
         )
+    write_statement(job, image, verdict, session, path)
+    return verdict
+
+
+def write_statement(job: Job, image: Image, verdict: Verdict, session: Session, path: Path) -> None:
+    """Write a verdict on a cell's image, passed or not, as a statement, signed if a key is configured.
+
+    Raises:
+        UsageError: it cannot be signed.
+        DiskError: the file cannot be written.
+    """
     checksum = dict(image.labels).get("io.jbuild.lock", "")
     predicate = statements.verdict_predicate(verdict, job.recipe.name, job.cell.id, checksum)
     content = statements.statement(image.digest, job.spec.publish.repository, statements.VERDICT, predicate)
@@ -57,7 +70,6 @@ def write_verdict(job: Job, session: Session, path: Path) -> Verdict:
     if sign is None:
         session.console.warn("the verdict is not signed: no `cosign-key` is configured")
     write_bytes(path, statements.sealed(content, sign))
-    return verdict
 
 
 def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path], *, unsigned: bool) -> Statement:
@@ -112,26 +124,37 @@ def _check_signature(payload: bytes, signatures: tuple[str, ...], keys: tuple[Pa
 def attestations_of(
     client: RegistryClient, repository: str, digest: str, evidence: Evidence, keys: Iterable[Path]
 ) -> tuple[Attestation, ...]:
-    """Return the statements about an image; unreadable ones are skipped.
+    """Return the statements about an image in a registry; unreadable ones are skipped.
 
     Raises:
         RegistryError: the registry does not answer.
         UsageError: there are keys, but cosign is missing.
     """
-    trusted, attestations = tuple(keys), []
+    return attestations(digest, evidence, keys, partial(contents, client, repository))
+
+
+def attestations(
+    digest: str, evidence: Evidence, keys: Iterable[Path], content_of: Callable[[Artifact], bytes]
+) -> tuple[Attestation, ...]:
+    """Return the statements about an image, whose artifacts `content_of` reads; unreadable ones are skipped.
+
+    Raises:
+        UsageError: there are keys, but cosign is missing.
+    """
+    trusted, accepted = tuple(keys), []
     for artifact in evidence.artifacts:
         if artifact.referrer.artifact_type != statements.PAYLOAD_TYPE:
             continue
         try:
-            payload, signatures = statements.opened(contents(client, repository, artifact), artifact.name)
+            payload, signatures = statements.opened(content_of(artifact), artifact.name)
             statement = statements.parse(payload, artifact.name)
         except IntegrityError:
             # Anyone can attach anything; other content is ignored.
             continue
         if digest in statement.digests:
             signed = is_signed(statements.signed_bytes(payload), signatures, trusted)
-            attestations.append(Attestation(statement=statement, signed=signed))
-    return tuple(attestations)
+            accepted.append(Attestation(statement=statement, signed=signed))
+    return tuple(accepted)
 
 
 def best_verdict(verdicts: Sequence[Statement]) -> tuple[str | None, str]:

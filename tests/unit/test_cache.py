@@ -495,6 +495,8 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "indexes",
         "signatures",
         "verdicts",
+        "bundle-runs",
+        "programs",
         "packed",
         "systems",
     }

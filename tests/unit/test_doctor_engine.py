@@ -12,7 +12,7 @@ import pytest
 from doctor_parts import called, docker, jetson, make_case, make_engine, named, program
 
 from builder.host.config import Config
-from builder.host.engine.gpu_access import BY_RUNTIME
+from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.session import Session
 from builder.project.doctor import emulation_check, tools_check
 
@@ -127,6 +127,15 @@ def runtime(session: Session, root: Path, *runtimes: str, endpoint: str = "unix:
             engine=make_engine(runtimes=runtimes, endpoint=endpoint, gpu=BY_RUNTIME if "nvidia" in runtimes else None),
         ),
         "GPU runtime",
+    )
+
+
+def test_the_way_to_the_gpu_is_named_with_its_reason_and_setting(session: Session, programs: Path, root: Path) -> None:
+    access = GpuAccess(method="cdi", reason="/etc/cdi/nvidia.yaml describes it")
+    found = named(look(session, root, engine=make_engine(gpu=access)), "GPU runtime")
+    assert found.state == "ok"
+    assert found.found == (
+        "CDI device nvidia.com/gpu=all (/etc/cdi/nvidia.yaml describes it); `run.gpu` in jbuild.toml overrides it"
     )
 
 

@@ -32,6 +32,7 @@ def test_what_the_engine_states_decides(info: dict[str, Any], options: str) -> N
     access = gpu_access(info, is_local=True)
     assert access is not None
     assert access.options == options
+    assert access.described.startswith(f"{access} (the engine ")
 
 
 def test_an_engine_without_a_way() -> None:
@@ -45,12 +46,18 @@ def test_a_specification_of_an_engine_that_lists_no_devices(tmp_path: Path, name
     info = {"CDISpecDirs": [str(tmp_path)], "Runtimes": {"runc": {}}}
     assert gpu_access(info, is_local=True) is None
     (tmp_path / name).write_text('{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": []}')
-    assert gpu_access(info, is_local=True) == GpuAccess(method="cdi")
+    access = gpu_access(info, is_local=True)
+    assert access == GpuAccess(method="cdi")
+    assert access is not None
+    assert access.described == f"CDI device nvidia.com/gpu=all ({tmp_path / name} describes it)"
     assert gpu_access(info, is_local=False) is None, "the folder is on another machine"
 
 
 def test_a_setting_overrides_what_the_engine_states() -> None:
-    assert gpu_access(DOCKER_28, is_local=True, setting="runtime") == GpuAccess(method="runtime")
+    access = gpu_access(DOCKER_28, is_local=True, setting="runtime")
+    assert access == GpuAccess(method="runtime")
+    assert access is not None
+    assert access.described == "runtime nvidia (set by `run.gpu`)"
     assert gpu_access(WITHOUT, is_local=True, setting="cdi") == GpuAccess(method="cdi")
 
 

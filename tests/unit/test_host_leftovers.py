@@ -84,6 +84,7 @@ def all_below(*folders: Path) -> list[str]:
         ("file", f"cache/metadata/aa/{'a' * 64}"),
         ("file", f"cache/verdicts/{'a' * 64}.json"),
         ("file", f"cache/verdicts/{'a' * 64}/cpu-{'b' * 64}.json"),
+        ("file", f"cache/bundle-runs/{'a' * 64}/smoke-gpu.json"),
         ("folder", f"cache/trees/aa/{'a' * 64}-2-py3.11-c"),
         ("folder", f"cache/interpreters/{'a' * 64}"),
         ("blob", "cache/images/blobs/sha256/x"),

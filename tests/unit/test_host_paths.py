@@ -11,7 +11,7 @@ import pytest
 from builder.errors import DiskError, UsageError
 from builder.host import paths
 from builder.host.files import atomic_file, atomic_folder, disk_errors, mark_used, move, sha256_of, write_text
-from builder.host.paths import Workspace, cache_folder, check_cache, project_folder, shipped
+from builder.host.paths import BundleWorkspace, Workspace, cache_folder, check_cache, project_folder, shipped
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -212,6 +212,25 @@ def test_paths_of_a_cell(workspace: Workspace) -> None:
     cell = workspace.cell("r", "c")
     assert cell.dockerfile == workspace.project / "build" / "r" / "c" / "Dockerfile"
     assert cell.record("build") == cell.path / "build.json"
+
+
+def test_paths_of_a_bundle(tmp_path: Path) -> None:
+    workspace = BundleWorkspace(
+        project=tmp_path / "bundle" / "project",
+        cache=tmp_path / "cache",
+        layout=tmp_path / "bundle",
+        results=tmp_path / "bundle" / "verdict",
+        digest=f"sha256:{'a' * 64}",
+    )
+    recipe = workspace.project / "recipes" / "demo.toml"
+    assert workspace.images == tmp_path / "bundle"
+    assert workspace.verdicts == tmp_path / "cache" / "verdicts"
+    assert workspace.golden(recipe) == workspace.project / "recipes" / "golden" / "demo.toml"
+    assert workspace.recorded_golden(recipe) == workspace.results / "golden" / "demo.toml"
+    cell = workspace.cell("demo", "one")
+    assert cell.record("smoke-gpu") == tmp_path / "cache" / "bundle-runs" / ("a" * 64) / "smoke-gpu.json"
+    assert cell.smoke_log("gpu") == workspace.results / "smoke-gpu.log"
+    assert Workspace.cell(workspace, "demo", "one").smoke_log("gpu").name == "smoke.log"
 
 
 def test_a_cache_that_cannot_be_made_says_what_to_set(tmp_path: Path) -> None:

@@ -353,9 +353,9 @@ def test_evidence_of_the_platform_and_of_a_smoke_run() -> None:
     assert "assumed to run on this platform" in detail(assumed)
     computation = GpuComputation(device="Orin", sm="8.7", arch_list=(), errors=())
     passed = Verdict(level="gpu", digest="sha256:1", passed=True, when="2026-11-28", log=None, gpu=computation)  # type: ignore[arg-type]
-    proof = proof_of(passed, "8.7")
+    proof = proof_of((None, passed), "8.7")
     assert proof == "proven by the smoke run of 2026-11-28 on Orin"
-    assert proof_of(passed, "11.0") is None
+    assert proof_of((passed,), "11.0") is None
     proven = verdict_on("marlin", needs, replace(ORIN_7, proof=proof), code)
     assert (proven.evidence, proven.note) == ("proven", proof)
     assert proof in detail(proven)

@@ -175,6 +175,31 @@ def test_a_run_that_was_killed_says_so(session: Session) -> None:
     assert [bool(run.failure) for run in history.runs(work.folder)] == [True, False]
 
 
+def test_a_run_that_was_cut_off_names_its_last_step(session: Session) -> None:
+    work = make_run(session)
+    assert history.cut_off(work.folder) is None
+    path = work.folder.running
+    with history.attempt(work) as attempt:
+        attempt.begins([], "smoke")
+        attempt.reaches("loading the image into the engine")
+        attempt.reaches("starting the server")
+        killed = path.read_bytes()
+    # As a killed process leaves it.
+    path.write_bytes(killed)
+    failure = history.cut_off(work.folder)
+    assert failure is not None
+    assert failure.message.endswith("or the machine stopped; its last step was: starting the server")
+    with history.attempt(work) as attempt:
+        attempt.begins([], "smoke")
+        attempt.reaches("stopping the server")
+        history.note(work, [], KeyboardInterrupt(), "smoke", step=attempt.step)
+    failure = history.cut_off(work.folder)
+    assert failure is not None
+    assert failure.message.endswith("a cancelled job); its last step was: stopping the server")
+    history.note(work, [], BuildError("it failed"), "smoke")
+    assert history.cut_off(work.folder) is None
+
+
 def test_a_folder_that_cannot_be_written_stops_no_run(session: Session) -> None:
     work = make_run(session)
     work.folder.path.parent.mkdir(parents=True)

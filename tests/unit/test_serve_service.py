@@ -19,10 +19,13 @@ from builder.device.service import (
     readable_key,
     service_name,
     service_of,
+    show_gpu,
 )
 from builder.device.service_container import arguments_of
 from builder.device.service_records import Published, is_open, parse_published
 from builder.errors import RecipeError, UsageError
+from builder.host.console import Console
+from builder.host.engine.gpu_access import GpuAccess
 from builder.jetson.boards import board, boards
 from builder.model.recipes import ServerSpec, SmokeSpec
 
@@ -93,6 +96,18 @@ def test_a_compose_file_is_hardened() -> None:
     assert server["command"] == ["--seed", "1"]
     assert server["secrets"] == ["vllm-api-key"]
     assert server["environment"] == {"VLLM_API_KEY_FILE": "/run/secrets/vllm-api-key"}
+
+
+def test_a_compose_file_for_an_engine_with_cdi(capsys: pytest.CaptureFixture[str]) -> None:
+    service = replace(make_service(), gpu=GpuAccess(method="cdi", reason="the engine lists it"))
+    server = server_in(service)
+    assert server["devices"] == ["nvidia.com/gpu=all"]
+    assert "runtime" not in server
+    show_gpu(service, Console())
+    said = f"{service.name}: the container gets the GPU by CDI device nvidia.com/gpu=all (the engine lists it)"
+    assert said in capsys.readouterr().err
+    show_gpu(replace(service, nvidia=False), Console())
+    assert not capsys.readouterr().err
 
 
 def test_compose_and_the_engine_are_told_the_same(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_what_is_recorded_again_takes_the_others_place_and_no_more(tmp_path: Pat
     assert path.read_text() == before, "sorted: the same entries are the same bytes"
 
 
+def test_a_new_file_gets_the_answers_of_an_earlier_one(tmp_path: Path) -> None:
+    before, path = tmp_path / "demo.toml", tmp_path / "new" / "demo.toml"
+    golden.write(before, [recorded(), recorded(model="0" * 16)])
+    golden.write(path, [recorded(token("New", -0.1))], before=before)
+    assert [entry.tokens[0].text for entry in golden.read(before)] == ["The", "The"]
+    assert {(entry.model, entry.tokens[0].text) for entry in golden.read(path)} == {
+        (recorded().model, "New"),
+        ("0" * 16, "The"),
+    }
+
+
 def test_a_question_is_known_by_what_decides_its_answer() -> None:
     assert golden.prompt_of(QUESTION) == golden.prompt_of(Question(ask="Capital of France?", text="x", at_once=3))
     assert golden.prompt_of(QUESTION) == golden.prompt_of(

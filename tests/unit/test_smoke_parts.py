@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import EngineError, RecipeError, SmokeError
+from builder.errors import EngineError, RecipeError, SmokeError, UsageError
 from builder.host import records
 from builder.host.engine.container import ContainerState, used_memory
 from builder.host.engine.docker import Engine
@@ -24,6 +24,7 @@ from builder.smoke import launch as launching
 from builder.smoke.engine_load import stream
 from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults
 from builder.smoke.launch import LevelFacts, facts, level
+from builder.smoke.level_check import require_level
 from builder.smoke.smoke_run import check_questions
 
 ENGINE = Engine(
@@ -38,6 +39,7 @@ ENGINE = Engine(
     runtimes=("nvidia", "runc"),
     gpu=BY_RUNTIME,
 )
+WITHOUT_GPU = dataclasses.replace(ENGINE, runtimes=("runc",), gpu=None)
 JETSON = dataclasses.replace(ENGINE, architecture="arm64", emulated=())
 REMOTE = dataclasses.replace(ENGINE, endpoint="tcp://box.example:2375", docker_host="tcp://box.example:2375")
 OPEN = Spec(smoke=SmokeSpec(api_key=False))
@@ -128,6 +130,31 @@ def test_the_facts_are_the_engines_and_the_images(
 def test_the_gpu_is_given_to_cuda_images_where_it_is(engine: Engine, cuda: str, wanted: bool) -> None:
     started = launching.launch(image(io_jbuild_cuda=cuda), "r", Spec(), engine, None)
     assert (started.gpu is not None) is wanted
+
+
+@pytest.mark.parametrize(
+    ("platform", "cuda", "engine", "expected", "kind", "said"),
+    [
+        ("linux/amd64", "", ENGINE, "gpu", UsageError, "the image is a CPU build, whose highest level is cpu"),
+        ("linux/arm64", "", ENGINE, "cpu", EngineError, r"\(amd64\) only emulates arm64; .* reaches emulated$"),
+        ("linux/arm64", "12.6", ENGINE, "gpu", EngineError, "only emulates arm64; .* reaches emulated-forward$"),
+        ("linux/amd64", "13.0", WITHOUT_GPU, "gpu", EngineError, r"no CDI device nvidia\.com/gpu=all, .* \(runc\)"),
+        ("linux/amd64", "13.0", WITHOUT_GPU, "cpu", EngineError, "reaches emulated-forward$"),
+    ],
+)
+def test_a_level_out_of_reach_is_refused_with_what_is_missing(
+    platform: str, cuda: str, engine: Engine, expected: str, kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as caught:
+        require_level(image(platform, io_jbuild_cuda=cuda), engine, expected)
+    assert f"level {expected} is out of reach: " in str(caught.value)
+
+
+def test_a_level_within_reach_is_not_refused() -> None:
+    gpu = image("linux/amd64", io_jbuild_cuda="13.0")
+    for expected in ("gpu", "cpu", "emulated-forward", None):
+        require_level(gpu, ENGINE, expected)
+    require_level(gpu, WITHOUT_GPU, "emulated-forward")
 
 
 def test_an_engine_without_emulation_is_told_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from builder.model.recipes import Waiver
-from builder.smoke.probe import MARK, script
+from builder.smoke.probe import MARK, gpu, script
 from builder.smoke.probe.extensions import needed_driver
 from builder.smoke.probe.gpu import examine, runs_on
 from builder.smoke.probe_runs import _may_fail
@@ -221,13 +221,27 @@ def test_a_gpu_without_kernels() -> None:
 
 
 def test_another_gpu_than_the_images() -> None:
-    assert examine(torch(), ("11.0",))["problems"] == ["the GPU has SM 8.7, but the image is for 11.0"]
+    report = examine(torch(), ("11.0",))
+    assert report["problems"] == ["the GPU has SM 8.7, but the image is for 11.0"]
+    assert report["checks"] == [], "its code would only fail"
     (problem,) = examine(torch(built=("sm_90", "sm_110")), ())["problems"]
     assert problem == "torch has no machine code for SM 8.7: it was built for sm_90 sm_110"
 
 
-def test_no_gpu() -> None:
-    assert examine(torch(available=False), ())["problems"] == ["torch sees no GPU"]
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError("Error 802: system not yet initialized\nmore")
+
+    blind = torch(available=False)
+    blind.cuda.init = init
+    (problem,) = examine(blind, ())["problems"]
+    assert problem.startswith("torch sees no GPU: libcuda.so.1: cannot open shared object file")
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda _: None)
+    assert examine(blind, ())["problems"] == ["torch sees no GPU: Error 802: system not yet initialized"]
+    blind.cuda.init = lambda: None
+    assert examine(blind, ())["problems"] == ["torch sees no GPU: the driver counts no GPU"]
+    blind.version.cuda = None
+    assert examine(blind, ())["problems"] == ["torch sees no GPU: it was built without CUDA"]
 
 
 @pytest.mark.parametrize("name", ["gpu", "extensions", "forward"])

@@ -156,9 +156,30 @@ def test_a_gpu_that_gives_the_cpus_numbers(probes: Probes) -> None:
 
 
 def test_a_gpu_that_does_not(probes: Probes) -> None:
-    probes.report = {"checks": [], "problems": ["torch sees no GPU"]}
+    wrong = "matmul float32: the GPU's numbers differ from the CPU's by 1, allowed 0.002"
+    checks = [{"name": "matmul float32", "error": 1.0, "tolerance": 2e-3, "problem": wrong}]
+    probes.report = GPU | {"checks": checks, "problems": [wrong]}
     running = run(level="gpu")
-    with pytest.raises(StepFailedError, match="torch sees no GPU") as caught:
+    with pytest.raises(StepFailedError, match="differ from the CPU's") as caught:
         probe_runs.check_gpu(running, None, LOG)  # type: ignore[arg-type]
     assert (caught.value.step, caught.value.fault.id) == ("gpu", "wrong-gpu")
     assert running.gpu is not None, "what was seen is in the verdict all the same"
+
+
+@pytest.mark.parametrize(
+    ("report", "fault", "hint"),
+    [
+        ({"checks": [], "problems": ["torch sees no GPU: the driver counts no GPU"]}, "no-gpu", "nvidia-ctk cdi"),
+        (
+            GPU | {"checks": [], "problems": ["the GPU has SM 9.0, but the image is for 8.7"]},
+            "other-gpu",
+            "a slimmed image has code for its own GPUs only",
+        ),
+    ],
+)
+def test_no_gpu_and_another_gpu_than_the_images(probes: Probes, report: dict[str, Any], fault: str, hint: str) -> None:
+    probes.report = report
+    with pytest.raises(StepFailedError) as caught:
+        probe_runs.check_gpu(run(level="gpu"), None, LOG)  # type: ignore[arg-type]
+    assert (caught.value.fault.id, caught.value.message) == (fault, report["problems"][0])
+    assert hint in caught.value.hint

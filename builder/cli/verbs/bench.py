@@ -26,7 +26,7 @@ from builder.device.image_choice import choose
 from builder.device.load_client import Load, LoadStep, Percentiles, check_url
 from builder.device.local_server import service_here
 from builder.device.measure import ANY_PORT, Bench, BenchTarget, bench, started
-from builder.device.service import read_key, service_of_image, with_engine
+from builder.device.service import read_key, service_of_image, show_gpu, with_engine
 from builder.errors import SmokeError
 from builder.host.engine.docker import find_engine
 from builder.host.session import Session
@@ -145,7 +145,9 @@ def _started(name: str, options: dict[str, Any], session: Session) -> Iterator[B
             containers.provide(client, name, None, session.console, hint=hint)
             facts = client.images.get(name).attrs
             service = service_of_image(name, facts, ANY_PORT, engine.architecture)
-        with started(client, with_engine(service, engine), engine, session.console, hint=hint) as target:
+        service = with_engine(service, engine)
+        show_gpu(service, session.console)
+        with started(client, service, engine, session.console, hint=hint) as target:
             yield target
 
 

@@ -23,6 +23,7 @@ from builder.device.service import (
     new_key,
     readable_key,
     service_of,
+    show_gpu,
     with_engine,
 )
 from builder.device.service_records import Published, Service, is_open, parse_published
@@ -108,6 +109,7 @@ def write_compose(
     )
     docker, gpu = _engine_here(session)
     service = replace(service, gpu=gpu)
+    show_gpu(service, session.console)
     ask = curl_hint(service, served_name(job.spec))
     notes = [*_remarks(row, memory), *([] if output else [_SAVE, _MAKE_KEY]), *([_ELSEWHERE] if " " in docker else [])]
     text = compose_file(service, of=job.name, file=target.name, ask=ask, remarks=notes, docker=docker)
@@ -195,6 +197,7 @@ def run_image(
     )
     containers.check_engine(service, engine)
     service = with_engine(service, engine)
+    show_gpu(service, session.console)
     if is_open(service):
         address = service.published.address
         session.console.warn(f"anybody who can reach {address} can use the model: add --key-file FILE")

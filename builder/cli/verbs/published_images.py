@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,10 +16,12 @@ from builder.cli.verb_options import (
     cell_option,
     complete_recipes,
     force_tags_option,
+    key_option,
     level_option,
     lookup_registry_option,
     refuse_options,
     registry_names,
+    unsigned_option,
 )
 from builder.errors import RegistryError, UsageError
 from builder.host import records
@@ -36,10 +37,6 @@ from builder.publish.verification import Verification, VerificationError, verify
 from builder.recipe.find import recipe_paths
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
-
-
-def _key_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option("--key", "keys", multiple=True, type=click.Path(path_type=Path), help=text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +64,10 @@ class PromoteResult:
     click.option(
         "--verdict",
         type=click.Path(path_type=Path),
-        help="Use this verdict from another machine; see `jbuild verdict`.",
+        help="Use this verdict from another machine, or the best one in this folder; see `jbuild verdict`.",
     ),
-    _key_option("Trust verdicts signed with this public key."),
-    click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts."),
+    key_option("Trust verdicts signed with this public key."),
+    unsigned_option,
     force_tags_option,
 )
 def promote_images(
@@ -91,7 +88,7 @@ def promote_images(
         else:
             candidates, request = _of_recipe(source, selectors, request, session)
         publications = tuple(promote(candidate, request, session) for candidate in candidates)
-    show(PromoteResult(publications=publications), "\n\n".join(map(_publication_text, publications)), session.console)
+    show(PromoteResult(publications=publications), "\n\n".join(map(publication_text, publications)), session.console)
 
 
 def _of_image(image: str, request: PromoteOptions, session: Session) -> PromotionCandidate:
@@ -110,7 +107,7 @@ def _of_recipe(
     selection = select_cells(name, selectors, session)
     recipe = selection.recipe
     targets = required_targets(recipe.spec.publish, request.targets, session.config, location=str(recipe.path))
-    candidates = [from_cell(job, session) for job in selection.possible_jobs()]
+    candidates = [from_cell(job, session, tested_elsewhere=bool(request.verdict)) for job in selection.possible_jobs()]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.
@@ -118,7 +115,8 @@ def _of_recipe(
     return candidates, replace(request, targets=targets)
 
 
-def _publication_text(publication: Publication) -> str:
+def publication_text(publication: Publication) -> str:
+    """Return a publication as text."""
     lines = [f"image     {publication.digest}", f"level     {publication.level or 'no verdict that counts'}"]
     lines += [f"there     {registry.repository}" for registry in publication.registries]
     lines += [f"tagged    {tag}" for tag in publication.references]
@@ -173,7 +171,7 @@ class VerifyResult:
 @session_verb(
     "verify",
     click.argument("image"),
-    _key_option("Trust signatures of this public key instead of the configured ones. Can be repeated."),
+    key_option("Trust signatures of this public key instead of the configured ones. Can be repeated."),
     level_option("Level that the verdict must reach."),
     click.option("--whole", is_flag=True, help="Also read every blob and compare it with its digest."),
 )

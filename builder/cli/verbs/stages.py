@@ -1,4 +1,4 @@
-"""`jbuild lock`, `render`, `build`, `smoke` and `push`: aliases of `jbuild recipe --until STAGE`."""
+"""`jbuild lock`, `render`, `build` and `push`: aliases of `jbuild recipe --until STAGE`."""
 
 from __future__ import annotations
 
@@ -77,12 +77,6 @@ build = _alias(
     "build",
     f"Build the images of RECIPE's cells. {_EARLIER}",
     click.option("--verify", is_flag=True, help="Build a second time without a cache, and compare the two images."),
-    builder_option,
-)
-smoke = _alias(
-    "smoke",
-    f"Run the images of RECIPE's cells and test their answers. {_EARLIER}",
-    click.option("--record", is_flag=True, help="Record the answers, for comparison in later smoke runs."),
     builder_option,
 )
 push = _alias(

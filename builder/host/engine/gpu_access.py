@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,9 +19,10 @@ _CDI_KIND = "nvidia.com/gpu"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuAccess:
-    """A way to give containers the GPU."""
+    """A way to give containers the GPU, and the reason for the choice."""
 
     method: GpuMethod
+    reason: str = field(default="", compare=False)
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the engine's API that create a container with the GPU."""
@@ -38,6 +39,11 @@ class GpuAccess:
         """Return the keys of a service in a compose file."""
         return {"devices": [CDI_DEVICE]} if self.method == "cdi" else {"runtime": RUNTIME}
 
+    @property
+    def described(self) -> str:
+        """It in words, with the reason for the choice."""
+        return f"{self} ({self.reason})" if self.reason else str(self)
+
     def __str__(self) -> str:
         """Return it in words."""
         return f"CDI device {CDI_DEVICE}" if self.method == "cdi" else f"runtime {RUNTIME}"
@@ -53,12 +59,13 @@ def gpu_access(info: Mapping[str, Any], *, is_local: bool, setting: GpuMethod | 
     releases only the folders of the specifications.
     """
     if setting:
-        return GpuAccess(method=setting)
+        return GpuAccess(method=setting, reason="set by `run.gpu`")
     if _lists_device(info):
-        return GpuAccess(method="cdi")
+        return GpuAccess(method="cdi", reason="the engine lists it")
     if RUNTIME in (info.get("Runtimes") or {}):
-        return GpuAccess(method="runtime")
-    return GpuAccess(method="cdi") if is_local and _has_specification(info) else None
+        return GpuAccess(method="runtime", reason="the engine has it, and lists no CDI device of a GPU")
+    specification = _specification(info) if is_local else None
+    return GpuAccess(method="cdi", reason=f"{specification} describes it") if specification else None
 
 
 def uses_gpu(host_config: Mapping[str, Any]) -> bool:
@@ -73,15 +80,17 @@ def _lists_device(info: Mapping[str, Any]) -> bool:
     return any(device.get("Source") == "cdi" and device.get("ID") == CDI_DEVICE for device in devices)
 
 
-def _has_specification(info: Mapping[str, Any]) -> bool:
-    """Return whether a folder of CDI specifications describes NVIDIA's GPUs; the files are YAML or JSON."""
+def _specification(info: Mapping[str, Any]) -> Path | None:
+    """Return the CDI specification of NVIDIA's GPUs in the engine's folders, or None; the files are YAML or JSON."""
     folders = [Path(folder) for folder in info.get("CDISpecDirs") or ()]
-    files = [path for folder in folders for path in _specifications(folder)]
-    return any(_CDI_KIND in path.read_text(encoding="utf-8", errors="replace") for path in files)
+    files = (path for folder in folders for path in _specifications(folder))
+    return next((path for path in files if _CDI_KIND in path.read_text(encoding="utf-8", errors="replace")), None)
 
 
 def _specifications(folder: Path) -> list[Path]:
     try:
-        return [path for path in folder.iterdir() if path.suffix in {".json", ".yaml", ".yml"} and path.is_file()]
+        return [
+            path for path in sorted(folder.iterdir()) if path.suffix in {".json", ".yaml", ".yml"} and path.is_file()
+        ]
     except OSError:
         return []

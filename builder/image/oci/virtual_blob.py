@@ -9,7 +9,7 @@ import base64
 import io
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, cast
 
@@ -29,11 +29,15 @@ _READ_AHEAD = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extent:
-    """`size` bytes of a blob: those of `file`, a path relative to the layout, or `literal` ones in base64."""
+    """`size` bytes of a blob: those of `file`, a path relative to the layout, or `literal` ones in base64.
+
+    They begin at `offset`; None: they are the whole file, whose name is its sha256.
+    """
 
     size: int
     file: str | None = None
     literal: str = ""
+    offset: int | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,27 @@ def write(layout: Path, digest: str, segments: Iterable[bytes | Content]) -> Non
         DiskError: it cannot be written.
     """
     extents = tuple(_extent(segment, layout) for segment in segments)
-    records.write(record_path(layout, digest), digest, VirtualBlob(pieces=extents))
+    write_record(layout, digest, VirtualBlob(pieces=extents))
+
+
+def write_record(layout: Path, digest: str, record: VirtualBlob) -> None:
+    """Write the record of a virtual blob.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    records.write(record_path(layout, digest), digest, record)
+
+
+def cut(whole: VirtualBlob, offset: int, size: int) -> VirtualBlob:
+    """Return `size` bytes of slices of files, from an offset on."""
+    pieces, begin = [], 0
+    for extent in whole.pieces:
+        first, last = max(offset, begin), min(offset + size, begin + extent.size)
+        if first < last:
+            pieces.append(replace(extent, size=last - first, offset=(extent.offset or 0) + first - begin))
+        begin += extent.size
+    return VirtualBlob(pieces=tuple(pieces))
 
 
 def read(layout: Path, digest: str) -> VirtualBlob | None:
@@ -70,10 +94,16 @@ def read(layout: Path, digest: str) -> VirtualBlob | None:
     if record is None:
         return None
     try:
-        changed = any(extent.file and (layout / extent.file).stat().st_size != extent.size for extent in record.pieces)
+        return record if all(_has_bytes(layout, extent) for extent in record.pieces) else None
     except OSError:
         return None
-    return None if changed else record
+
+
+def _has_bytes(layout: Path, extent: Extent) -> bool:
+    if extent.file is None:
+        return True
+    size = (layout / extent.file).stat().st_size
+    return size == extent.size if extent.offset is None else size >= extent.offset + extent.size
 
 
 def open_virtual_blob(layout: Path, digest: str) -> IO[bytes]:
@@ -85,6 +115,11 @@ def open_virtual_blob(layout: Path, digest: str) -> IO[bytes]:
     record = read(layout, digest)
     if record is None:
         raise FileNotFoundError(f"{record_path(layout, digest)} or a file of it is missing")
+    return open_extents(layout, record)
+
+
+def open_extents(layout: Path, record: VirtualBlob) -> IO[bytes]:
+    """Open the bytes of a virtual blob for reading; the file is seekable."""
     return cast("IO[bytes]", io.BufferedReader(_BlobReader(layout, record.pieces), _READ_AHEAD))
 
 
@@ -102,9 +137,12 @@ def files_of(layout: Path, record: VirtualBlob) -> tuple[Path, ...]:
 
 
 def changed_file(layout: Path, digest: str) -> Path | None:
-    """Return the first file of a virtual blob whose content does not match its name."""
+    """Return the first whole file of a virtual blob whose content does not match its name."""
     record = records.read(record_path(layout, digest), digest, VirtualBlob)
-    return next((file for file in files_of(layout, record) if sha256_of(file) != file.name), None) if record else None
+    files = (
+        [layout / extent.file for extent in record.pieces if extent.file and extent.offset is None] if record else []
+    )
+    return next((file for file in files if sha256_of(file) != file.name), None)
 
 
 def _extent(segment: bytes | Content, layout: Path) -> Extent:
@@ -141,7 +179,7 @@ class _BlobReader(io.RawIOBase):
         left = self._ends[index] - self._at
         inside = self._pieces[index].size - left
         file = self._file(index)
-        file.seek(inside)
+        file.seek((self._pieces[index].offset or 0) + inside)
         count = file.readinto(memoryview(buffer)[:left])  # type: ignore[attr-defined]
         if not count:
             raise OSError(f"{self._pieces[index].file} became shorter while it was read")

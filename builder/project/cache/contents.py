@@ -68,7 +68,9 @@ KINDS = (
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),
+    Kind(name="bundle runs", folder="bundle-runs", pattern="*", of="nothing"),
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
+    Kind(name="bundled jbuild", folder="programs", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
 IMAGES, MODELS, UV = "images", "models", "uv"

@@ -128,7 +128,7 @@ def _runtime(engine: Engine, root: Path) -> Check:
         is_missing = engine.gpu == BY_RUNTIME and engine.is_local and not find_program(_NVIDIA_PROGRAM)
         if is_missing:
             return problem("GPU runtime", "no-program", f"the engine lists nvidia, but there is no {_NVIDIA_PROGRAM}")
-        return ok("GPU runtime", str(engine.gpu))
+        return ok("GPU runtime", f"{engine.gpu.described}; `run.gpu` in jbuild.toml overrides it")
     if not engine.is_local:
         return skipped("GPU runtime", "the engine on another machine lists none")
     if find_program(_NVIDIA_PROGRAM):

@@ -9,6 +9,7 @@ Runs inside images on Python 3.8 and later, with only the standard library and t
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import re
@@ -39,14 +40,16 @@ def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
     """Return the device, torch's architectures, the computations and all problems."""
     report: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "checks": [], "problems": []}
     if not torch.cuda.is_available():
-        report["problems"].append("torch sees no GPU")
+        report["problems"].append(f"torch sees no GPU: {why_none(torch)}")
         return report
     capability = torch.cuda.get_device_capability(0)
     report["device"] = torch.cuda.get_device_name(0)
     report["sm"] = f"{capability[0]}.{capability[1]}"
     report["arch_list"] = torch.cuda.get_arch_list()
     if sms and report["sm"] not in sms:
+        # Its machine code is for other GPUs: all computations would fail, for this reason.
         report["problems"].append(f"the GPU has SM {report['sm']}, but the image is for {', '.join(sms)}")
+        return report
     if not runs_on(report["arch_list"], capability):
         built = " ".join(report["arch_list"])
         report["problems"].append(f"torch has no machine code for SM {report['sm']}: it was built for {built}")
@@ -57,6 +60,21 @@ def examine(torch: Any, sms: Sequence[str]) -> dict[str, Any]:
             report["checks"].append(_check(torch, f"{name} {kind}", compute, getattr(torch, kind), tolerance))
     report["problems"] += [check["problem"] for check in report["checks"] if check["problem"]]
     return report
+
+
+def why_none(torch: Any) -> str:
+    """Return why torch sees no GPU, in the words of the loader, the driver or torch."""
+    if not torch.version.cuda:
+        return "it was built without CUDA"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as failure:
+        return str(failure)
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as failure:
+        return str(failure).splitlines()[0]
+    return "the driver counts no GPU"
 
 
 def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:

@@ -1,0 +1,56 @@
+"""A cell's latest image outside the pipeline: where its blobs are, and the evidence that its records give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.image.oci.layout import is_whole
+from builder.lock import lockfile
+from builder.model.locks import Locked
+from builder.pipeline.cell import CellRecords, start
+from builder.publish.evidence import Evidence, evidence
+from builder.publish.image_source import ImageSource, from_layout, from_registry
+from builder.publish.signing import signer
+from builder.remote.registry.base_lookup import connect_in
+from builder.remote.registry.reference import Reference
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.images import Image
+    from builder.model.locks import Job
+    from builder.model.publications import Publication
+
+
+def source_of(image: Image, publication: Publication | None, session: Session) -> ImageSource:
+    """Return an image in the cache's layout, or else in the registry of its last push.
+
+    Raises:
+        IntegrityError: the layout does not hold the image, and it was not pushed.
+        RegistryError: the registry does not have it, or does not answer.
+    """
+    registries = publication.registries if publication and publication.digest == image.digest else ()
+    if registries and not is_whole(session.workspace.images, image):
+        reference = Reference.parse(registries[0].repository).at(image.digest)
+        return from_registry(connect_in(session, reference), reference)
+    return from_layout(image, session.workspace.images)
+
+
+def cell_evidence(job: Job, image: Image, session: Session) -> Evidence:
+    """Return the evidence from a cell's records, with the verdict that the image passed; signed if a key is configured.
+
+    There is none if the records no longer match the image.
+
+    Raises:
+        LockError: the lock is damaged.
+        UsageError, RegistryError: the evidence cannot be signed.
+        JbuildError: a layer of the image cannot be read for its bill of materials.
+    """
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    plan = records.plan()
+    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
+    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
+        session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
+        return Evidence()
+    optional = [record for record in (records.audit(), records.proven()) if record]
+    run = start(job, session).with_records(Locked(lock=lock), plan, image, *optional)
+    return evidence(run, signer(session.config, session.workspace))

@@ -1,0 +1,114 @@
+"""The layers of an engine's images, by the sha256 of their uncompressed content, and copies of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, cast
+
+from docker.errors import ImageNotFound
+
+from builder.errors import EngineError
+from builder.host.files import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from docker import DockerClient
+
+_BLOCK = 1 << 20
+_NAMED = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+
+
+class EngineLayers:
+    """The layers that an engine holds. `images` maps each to an image that has it."""
+
+    def __init__(self, client: DockerClient) -> None:
+        """Ask the engine for all images."""
+        self._client = client
+        self._stacks = dict(_stacks(client))
+        self.images: Mapping[str, str] = {layer: image for image, stack in self._stacks.items() for layer in stack}
+
+    def common(self, layers: Sequence[str]) -> int:
+        """Return how many layers, from the lowest on, some image has in the same order."""
+        return max((_common(stack, layers) for stack in self._stacks.values()), default=0)
+
+    def save(self, layers: Collection[str], folder: Path) -> Mapping[str, Path]:
+        """Copy uncompressed layers out of the engine; return their files.
+
+        Raises:
+            EngineError: the engine does not give one of them.
+            DiskError: they do not fit onto the disk.
+        """
+        files: dict[str, Path] = {}
+        for image in dict.fromkeys(self.images[layer] for layer in sorted(layers)):
+            with disk_errors(folder):
+                self._save_image(image, set(layers) - files.keys(), folder, files)
+        if lost := set(layers) - files.keys():
+            raise EngineError(
+                f"the engine does not give the layer {min(lost)} of its image {self.images[min(lost)]}",
+                where=self.images[min(lost)],
+                hint="make the bundle without --since",
+            )
+        return files
+
+    def _save_image(self, image: str, layers: Collection[str], folder: Path, files: dict[str, Path]) -> None:
+        archive = cast("IO[bytes]", io.BufferedReader(_Chunks(self._client.api.get_image(image)), _BLOCK))
+        with suppress(tarfile.ReadError), tarfile.open(fileobj=archive, mode="r|") as members:
+            for member in members:
+                name = _NAMED.fullmatch(member.name)
+                if not member.isreg() or (name and f"sha256:{name[1]}" not in layers):
+                    continue
+                path = folder / f"layer-{len(files)}"
+                digest = _copy(cast("IO[bytes]", members.extractfile(member)), path)
+                if digest in layers:
+                    files[digest] = path
+
+
+def _stacks(client: DockerClient) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the ID of each image with its layers, the lowest first."""
+    for image in client.api.images():
+        with suppress(ImageNotFound):
+            facts = client.api.inspect_image(image["Id"])  # type: ignore[no-untyped-call]
+            yield str(image["Id"]), tuple((facts.get("RootFS") or {}).get("Layers") or ())
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def _copy(source: IO[bytes], path: Path) -> str:
+    """Copy a file, over an earlier one, and return its digest."""
+    digest = hashlib.sha256()
+    with path.open("wb") as target:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            target.write(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks of an answer as a file."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__()
+        self._chunks, self._rest = iter(chunks), memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
