@@ -496,5 +496,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "signatures",
         "verdicts",
         "packed",
+        "programs",
         "systems",
     }
