@@ -498,5 +498,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "bundle-runs",
         "programs",
         "packed",
+        "programs",
         "systems",
     }
