@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from builder.audit.byte_source import MalformedError
 from builder.audit.runnable_code import remaining
 from builder.audit.slim_choice import choose, slim_rules
+from builder.audit.slim_tables import cubin_glob
 from builder.audit.wheel_facts import READER, assemble, portions_of, read_members
 from builder.audit.wheel_reader import listing
 from builder.errors import IntegrityError
@@ -68,12 +69,14 @@ def to_slim(job: Job, wheels: Sequence[LockedWheel], session: Session) -> tuple[
     """
     chosen = [wheel for wheel in wheels if choose(job, wheel.name).slim]
     rules, facts = slim_rules(job.platform), gather(chosen, session)
-    return tuple(wheel.sha256 for wheel in chosen if _is_removable(facts[wheel.sha256], rules))
+    return tuple(wheel.sha256 for wheel in chosen if _is_removable(wheel.name, facts[wheel.sha256], rules))
 
 
-def _is_removable(facts: WheelFacts, rules: SlimRules) -> bool:
-    """Return whether a wheel has code that may go: code for other GPUs, or PTX that SASS may replace."""
+def _is_removable(package: str, facts: WheelFacts, rules: SlimRules) -> bool:
+    """Return whether a wheel has code that may go: code for other GPUs, PTX that SASS may replace, or loose cubins."""
     codes = [code for binary in facts.binaries for code in binary.gpu]
+    if any(cubin_glob(package, path) for path in facts.paths):
+        return True
     return len(remaining(codes, rules)) < len(codes) or any(code.target.kind == "ptx" for code in codes)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from builder.audit.audit_context import finding, named
 from builder.audit.code_targets import compiles_for, is_same_major, runs_natively
 from builder.audit.rule_tables import major_minor, tables
+from builder.jetson.boards import dotted_sm
 from builder.jetson.distributions import platforms
 from builder.model.audits import Finding, GpuVerdict
 
@@ -35,7 +36,7 @@ _DETAILS = {
 def coverage(case: AuditContext) -> dict[str, dict[str, GpuVerdict]]:
     """Return the verdict for each SM and each library with GPU code, with the code that is in the image."""
     nodes = {f"{named(node.wheel)}/{node.file}": node for node in case.environment.nodes if node.binary.gpu}
-    return {_dotted(sm): {label: _in_image(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
+    return {dotted_sm(sm): {label: _in_image(case, node, sm) for label, node in nodes.items()} for sm in case.sms}
 
 
 def _in_image(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
@@ -65,21 +66,21 @@ def gpu_code(case: AuditContext) -> Iterator[Finding]:
 
 def _unsure(case: AuditContext, sm: int) -> Iterator[Finding]:
     """Yield files that run on some L4T releases only, if the release is unknown."""
-    if case.l4t or _dotted(sm) not in {supported for row in platforms() for supported in row.sms}:
+    if case.l4t or dotted_sm(sm) not in {supported for row in platforms() for supported in row.sms}:
         return
     with_code = (node for node in case.environment.nodes if node.binary.gpu)
     nodes = [node for node in with_code if _verdict(case, node, sm).verdict == "same-major"]
     if nodes:
-        detail = f"for SM {_dotted(sm)}: has SASS of the same major only, which some L4T releases run and others do not"
+        detail = f"for SM {dotted_sm(sm)}: has SASS of the same major only, which some L4T releases run, others not"
         yield finding("gpu-code", "warning", nodes, detail, "say which one with --l4t RELEASE")
 
 
 def _gpu_finding(case: AuditContext, nodes: list[Node], sm: int, kind: str, *, meant: bool) -> Finding:
     row = case.other_gpus(nodes[0])
-    detail = f"for SM {_dotted(sm)}: {_detail(case, nodes[0], sm, kind)}"
+    detail = f"for SM {dotted_sm(sm)}: {_detail(case, nodes[0], sm, kind)}"
     if not meant and row:
         return finding("gpu-code", "info", nodes, f"{detail}; {row.why}", "nothing to do: it is not used there")
-    fix = f"take a build with SM {_dotted(sm)}{', such as those of the Jetson package index' * bool(case.l4t)}"
+    fix = f"take a build with SM {dotted_sm(sm)}{', such as those of the Jetson package index' * bool(case.l4t)}"
     return finding("gpu-code", "error", nodes, detail, fix)
 
 
@@ -88,7 +89,7 @@ def gpu_problem(case: AuditContext, node: Node) -> str | None:
     for sm in case.sms if node.binary.gpu else ():
         kind = _verdict(case, node, sm).verdict
         if kind not in _DONE:
-            return f"for SM {_dotted(sm)}: {_detail(case, node, sm, kind)}"
+            return f"for SM {dotted_sm(sm)}: {_detail(case, node, sm, kind)}"
     return None
 
 
@@ -108,7 +109,7 @@ def _detail(case: AuditContext, node: Node, sm: int, kind: str) -> str:
 def _capabilities(targets: Iterable[GpuTarget]) -> str:
     """Return compute capabilities, such as 8.0 and 9.0a, each once."""
     ordered = sorted({(target.sm, target.variant) for target in targets})
-    return ", ".join(f"{_dotted(sm)}{variant}" for sm, variant in ordered) or "none"
+    return ", ".join(f"{dotted_sm(sm)}{variant}" for sm, variant in ordered) or "none"
 
 
 def _verdict(case: AuditContext, node: Node, sm: int) -> GpuVerdict:
@@ -207,7 +208,3 @@ def two_sonames(case: AuditContext) -> Iterator[Finding]:
 def _shares_name(node: Node) -> bool:
     """Return whether a library's soname can clash: auditwheel's contain a hash of the content."""
     return node.is_library and not node.is_module and not _BY_CONTENT.search(node.binary.soname or "-00000000")
-
-
-def _dotted(sm: int) -> str:
-    return f"{sm // 10}.{sm % 10}"

@@ -119,17 +119,29 @@ def _nodes(failures: Iterable[Cause]) -> list[Node]:
 
 def _missing(case: AuditContext, first: MissingLibrary, failures: list[Cause], severity: Severity) -> Finding:
     library = first.library
-    libraries = sorted({failure.library for failure in failures if isinstance(failure, MissingLibrary)})
+    missing = [failure for failure in failures if isinstance(failure, MissingLibrary)]
+    libraries, others = _needs(first.node, ((failure.node, failure.library) for failure in missing))
     wrong = next((n for n in case.environment.nodes if n.name == library and not case.loader.fits(n)), None)
     nothing = f"only {named(wrong.wheel)} has one, for another machine" if wrong else "nothing brings it"
     copy = _unreachable_copy(case, library)
-    detail, fix = f"needs {', '.join(libraries)}, and {nothing}", _advice(case, library)
+    detail, fix = f"needs {libraries}, and {nothing}", _advice(case, library)
     if copy:
-        detail = f"needs {', '.join(libraries)}, which {named(copy.wheel)} has where it does not look"
+        detail = f"needs {libraries}, which {named(copy.wheel)} has where it does not look"
         fix = "make sure that what loads it is imported first; if that is done, waive this with the reason"
     elif case.environment.unknown_packages:
         detail += f" that is known here; {', '.join(case.environment.unknown_packages)} may"
-    return finding("missing-library", severity, _nodes(failures), detail, fix, assumed=case.assumed)
+    return finding("missing-library", severity, _nodes(failures), detail + others, fix, assumed=case.assumed)
+
+
+def _needs(first: Node, rows: Iterable[tuple[Node, str]]) -> tuple[str, str]:
+    """Return the libraries that a file needs, and an addition about those that only other files of a finding need."""
+    files: dict[str, str] = {}
+    # The first file comes first.
+    for node, library in sorted(rows, key=lambda row: row[0] is not first):
+        files.setdefault(library, node.file)
+    own = sorted(library for library, file in files.items() if file == first.file)
+    others = ", ".join(f"{library} ({file})" for library, file in sorted(files.items()) if file != first.file)
+    return ", ".join(own), f"; other files need {others}" if others else ""
 
 
 def _advice(case: AuditContext, library: str) -> str:
@@ -203,8 +215,8 @@ def _by_runtime(case: AuditContext) -> Iterator[Finding]:
     for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.injected and not case.sms):
         modules = [v for v in verdicts if v.node.is_module and not case.exempt(v.node)]
         first = (modules or verdicts)[0]
-        names = ", ".join(sorted({name for verdict in verdicts for name in verdict.injected}))
-        detail = f"loads only where the NVIDIA runtime brings {names}, and the platform has no GPU"
+        names, others = _needs(first.node, ((verdict.node, name) for verdict in verdicts for name in verdict.injected))
+        detail = f"loads only where the NVIDIA runtime brings {names}, and the platform has no GPU{others}"
         fix = "run the image with `--runtime nvidia`, or take a build for the CPU"
         nodes = [verdict.node for verdict in (first, *verdicts)]
         yield finding("missing-library", "warning" if modules else "info", nodes, detail, fix)
@@ -213,8 +225,9 @@ def _by_runtime(case: AuditContext) -> Iterator[Finding]:
 def _by_import(case: AuditContext) -> Iterator[Finding]:
     """Yield files that load only after an import has loaded libraries of other wheels, once a wheel."""
     for verdicts in _by_wheel(verdict for verdict in case.verdicts if verdict.by_import):
-        names = ", ".join(sorted({name for verdict in verdicts for name in verdict.by_import}))
-        detail = f"finds {names} only because Python has loaded them before, by imports"
+        wanted = ((verdict.node, name) for verdict in verdicts for name in verdict.by_import)
+        names, others = _needs(verdicts[0].node, wanted)
+        detail = f"finds {names} only because Python has loaded them before, by imports{others}"
         fix = "nothing to do while those imports come first, as they are meant to"
         yield finding("missing-library", "info", [verdict.node for verdict in verdicts], detail, fix)
 

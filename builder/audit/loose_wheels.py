@@ -15,6 +15,7 @@ from builder.audit.gather_facts import gather_files
 from builder.audit.stage import judge
 from builder.errors import NetworkError, RegistryError, UsageError
 from builder.host.files import sha256_of
+from builder.jetson.boards import dotted_sm
 from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import platform_for
 from builder.model.locks import LockedWheel
@@ -60,7 +61,7 @@ def audit_wheels(
     # No option names a distribution: the image's own is right.
     platform = replace(platform, distribution=facts.distribution[0]) if facts and facts.distribution else platform
     if sms:
-        platform = replace(platform, sms=tuple(f"{sm // 10}.{sm % 10}" for sm in sms))
+        platform = replace(platform, sms=tuple(map(dotted_sm, sms)))
     by_sha256 = gather_files({wheel.sha256: path for path, wheel in wheels.items()}, session)
     ordered = tuple(sorted(wheels.values(), key=lambda wheel: wheel.name))
     environment = Environment(platform=platform, wheels=ordered, facts=by_sha256, base=facts, apt=apt)

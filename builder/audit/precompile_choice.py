@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from builder.audit.code_targets import compiles_for
 from builder.audit.kernel_families import kernel_needs
-from builder.audit.runnable_code import compiles_for, runs_on
+from builder.audit.runnable_code import runs_on
 from builder.audit.slim_choice import choose, slim_rules
 from builder.lock.index_sources import locks_tools
 from builder.model.kernels import KernelModule
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
     # The indices of a library's kernels that are needed on a GPU.
     NeededKernels = Callable[[LibraryKernels, int], frozenset[int]]
-
-
-def precompiles(job: Job) -> bool:
-    """Return whether the build of a cell compiles kernels."""
-    return locks_tools(job)
 
 
 def needed_kernels(job: Job, server: ServerContext) -> NeededKernels:
@@ -65,7 +61,7 @@ def modules_of_wheel(
     job: Job, package: str, libraries: Iterable[LibraryKernels], needed: NeededKernels
 ) -> tuple[PtxModule, ...]:
     """Return the modules of a cell's wheel that the build compiles: none where the wheel stays as it is."""
-    if not precompiles(job) or not choose(job, package).slim:
+    if not locks_tools(job) or not choose(job, package).slim:
         return ()
     rules = slim_rules(job.platform)
     return tuple(module for library in libraries for module in modules_to_compile(library, rules, needed))
@@ -92,7 +88,7 @@ def modules_to_compile(library: LibraryKernels, rules: SlimRules, needed: Needed
 def _compiled_by_driver(members: Sequence[KernelModule], sm: int, rules: SlimRules) -> KernelModule | None:
     if any(module.kernels and runs_on(module.target, sm, rules, unknown=False) for module in members):
         return None
-    usable = [module for module in members if module.kernels and compiles_for(module, sm, rules)]
+    usable = [module for module in members if module.kernels and compiles_for(module.target, sm)]
     return max(usable, key=lambda module: (module.target.sm, module.target.variant, module.isa), default=None)
 
 

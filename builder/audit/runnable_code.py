@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from builder.audit import code_targets
+from builder.audit.code_targets import compiles_for, is_same_major, runs_natively
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,22 +18,10 @@ if TYPE_CHECKING:
     from builder.model.slimming import SlimRules
 
 
-class TargetedCode(Protocol):
-    """GPU code: its target, and the version of PTX."""
-
-    @property
-    def target(self) -> GpuTarget:
-        """The GPU that it is for."""
-
-    @property
-    def isa(self) -> tuple[int, int]:
-        """The version of PTX, (0, 0) for SASS."""
-
-
 class ContainerCode(NamedTuple):
-    """Code of a container, or data of another kind (`code` is None); `kernels` are called only where they decide."""
+    """Code of a container by its target, None for data; `kernels` are called only where they decide."""
 
-    code: TargetedCode | None
+    target: GpuTarget | None
     kernels: Callable[[], Iterable[Any]]
 
 
@@ -53,17 +41,17 @@ def retained(candidates: Sequence[ContainerCode], rules: SlimRules) -> list[bool
         certain = [
             other
             for other, candidate in enumerate(candidates)
-            if candidate.code and runs_on(candidate.code.target, sm, rules, unknown=False)
+            if candidate.target and runs_on(candidate.target, sm, rules, unknown=False)
         ]
         return bool(certain) and named(index) <= frozenset[Any]().union(*map(named, certain))
 
     def stays(index: int) -> bool:
-        code = candidates[index].code
-        if code is None:
+        target = candidates[index].target
+        if target is None:
             return True
-        if code.target.kind == "sass":
-            return any(runs_on(code.target, sm, rules, unknown=True) for sm in rules.sms)
-        return any(compiles_for(code, sm, rules) and not replaced(index, sm) for sm in rules.sms)
+        if target.kind == "sass":
+            return any(runs_on(target, sm, rules, unknown=True) for sm in rules.sms)
+        return any(compiles_for(target, sm) and not replaced(index, sm) for sm in rules.sms)
 
     return [stays(index) for index in range(len(candidates))]
 
@@ -71,13 +59,7 @@ def retained(candidates: Sequence[ContainerCode], rules: SlimRules) -> list[bool
 def runs_on(target: GpuTarget, sm: int, rules: SlimRules, *, unknown: bool) -> bool:
     """Return whether SASS runs on a GPU; `unknown` is the answer where the rules do not know."""
     same_major = unknown if rules.same_major is None else rules.same_major
-    return code_targets.runs_natively(target, sm) or (same_major and code_targets.is_same_major(target, sm))
-
-
-def compiles_for(code: TargetedCode, sm: int, rules: SlimRules) -> bool:
-    """Return whether the driver can compile PTX for a GPU."""
-    is_known = rules.newest_isa is None or code.isa <= rules.newest_isa
-    return is_known and code_targets.compiles_for(code.target, sm)
+    return runs_natively(target, sm) or (same_major and is_same_major(target, sm))
 
 
 def remaining(codes: Iterable[GpuCode], rules: SlimRules) -> tuple[GpuCode, ...]:
@@ -88,7 +70,7 @@ def remaining(codes: Iterable[GpuCode], rules: SlimRules) -> tuple[GpuCode, ...]
     return tuple(
         code
         for code in codes
-        if any(runs_on(code.target, sm, rules, unknown=True) or compiles_for(code, sm, rules) for sm in rules.sms)
+        if any(runs_on(code.target, sm, rules, unknown=True) or compiles_for(code.target, sm) for sm in rules.sms)
     )
 
 
@@ -97,6 +79,6 @@ def remaining_kernels(library: LibraryKernels, rules: SlimRules) -> LibraryKerne
     modules = []
     for _, group in groupby(library.modules, key=attrgetter("container")):
         members = list(group)
-        candidates = [ContainerCode(module, partial(getattr, module, "kernels")) for module in members]
+        candidates = [ContainerCode(module.target, partial(getattr, module, "kernels")) for module in members]
         modules += [module for module, stays in zip(members, retained(candidates, rules), strict=True) if stays]
     return replace(library, modules=tuple(modules))

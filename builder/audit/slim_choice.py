@@ -63,7 +63,7 @@ def in_words(job: Job) -> str | None:
 def _of_cell(job: Job) -> SlimChoice:
     if job.spec.image.slim is not None:
         return SlimChoice(slim=job.spec.image.slim, why="the recipe says so")
-    if job.spec.image.precompile in ("needed", "all"):
+    if job.spec.image.compiles:
         return SlimChoice(slim=True, why="the recipe precompiles kernels")
     if job.cell.names_sms:
         return SlimChoice(slim=True, why="the cell names its GPUs")

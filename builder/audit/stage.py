@@ -85,7 +85,8 @@ class _AuditStage(Stage[Audit]):
             console.warn(f"{cell}: {warning}")
         refuse(audit, recipe)
         if warnings := audit.counted("warning"):
-            console.say(f"{cell}: {warnings} warnings; `jbuild audit {recipe}` shows them")
+            counted = "1 warning" if warnings == 1 else f"{warnings} warnings"
+            console.say(f"{cell}: {counted}; `jbuild audit {recipe}` shows {'it' if warnings == 1 else 'them'}")
         return audit
 
     def last_failure(self, run: CellRun) -> str | None:

@@ -20,7 +20,7 @@ from builder.host.session import Session
 from builder.jetson.packages import families
 from builder.recipe.find import find
 from builder.recipe.load import load
-from builder.recipe.matrix import expand, job_of
+from builder.recipe.matrix import expand, job_of, unused_boards
 from builder.recipe.select import select
 
 if TYPE_CHECKING:
@@ -142,4 +142,7 @@ def select_cells(name: str, selectors: Sequence[str], session: Session) -> CellS
         DocumentError: the recipe has mistakes.
     """
     recipe = load(find(name, session.workspace.recipe_folders), session.workspace.template_folders)
-    return CellSelection(session=session, recipe=recipe, cells=select(expand(recipe), selectors))
+    cells = expand(recipe)
+    for row in unused_boards(recipe, cells):
+        session.console.warn(f"{recipe.path}: `boards`: no cell is for {row.name} (SM {row.sm})")
+    return CellSelection(session=session, recipe=recipe, cells=select(cells, selectors))

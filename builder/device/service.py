@@ -161,13 +161,9 @@ def chosen_board(job: Job, name: str | None) -> Board | None:
     if choice is None:
         return None
     board = board_of(choice)
-    if name and job.platform.has_gpu and not board.suits(job.platform):
-        raise UsageError(
-            f"images for {job.platform.name} (SM {', '.join(job.platform.sms)}) do not run on {board.name} "
-            f"(SM {board.sm}{', L4T ' * board.is_jetson}{', '.join(board.l4t)})",
-            where=job.name,
-            hint=f"`jbuild pick {job.recipe.name} --board {board.name}` shows the cells that do",
-        )
+    if name and (mismatch := board.mismatch(job.platform)):
+        hint = f"`jbuild pick {job.recipe.name} --board {board.name}` shows the cells that do"
+        raise UsageError(mismatch, where=job.name, hint=hint)
     return board
 
 

@@ -72,6 +72,14 @@ class Board:
         releases = (platform.l4t.split(".")[0],) if platform.l4t else ()
         return self.is_jetson == bool(releases) and set(releases) <= set(self.l4t) and self.sm in platform.sms
 
+    def mismatch(self, platform: Platform) -> str | None:
+        """Return why a platform's images do not run on this board's GPU; images for the CPU need none."""
+        if not platform.has_gpu or self.suits(platform):
+            return None
+        releases = f", L4T {', '.join(self.l4t)}" if self.is_jetson else ""
+        images = f"images for {platform.name} (SM {', '.join(platform.sms)})"
+        return f"{images} do not run on {self.name} (SM {self.sm}{releases})"
+
 
 def _check_board(table: Table, row: Board, _: None) -> None:
     if row.chip.startswith("tegra"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Since CUDA 13 the names of NVIDIA's wheels have no suffix.
 _LAST_WITH_SUFFIX = 12
 _ALL = "*"
+PTXAS_OFF = 'set `precompile = "off"` under [image], which leaves the compilation to the board'
 
 
 def package_of(cuda: str) -> str:
@@ -70,7 +71,7 @@ def ptxas_wheel(requirement: str, platform: Platform, session: Session, spec: Sp
         question = SolveRequest(spec=asked, platform=platform, dependencies=False)
         text = solve(question, session.config, session.workspace)
     except NoWheelsError as error:
-        hint = 'set `precompile = "off"` under [image], or use an index that has it'
+        hint = f"use an index that has it, or {PTXAS_OFF}"
         message = f"no index has ptxas for {platform.architecture}"
         raise NoWheelsError(message, where=requirement, hint=hint, log=error.log) from error
     name = requirement.partition("=")[0]

@@ -70,7 +70,7 @@ def lock_inputs(job: Job, config: Config) -> str:
 def locks_tools(job: Job) -> bool:
     """Return whether the build of a cell compiles kernels, and so needs `ptxas`."""
     platform = job.platform
-    return job.spec.image.precompile in ("needed", "all") and bool(platform.sms) and platform.cuda is not None
+    return job.spec.image.compiles and bool(platform.sms) and platform.cuda is not None
 
 
 def _row(name: str, rows: tuple[IndexRow, ...], job: Job) -> IndexRow:

@@ -201,6 +201,11 @@ class ImageSpec:
     slim_packages: tuple[tuple[str, bool], ...] = ()
     precompile: Precompile | None = field(default=None, metadata={"json": "optional"})
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the build compiles kernels, on a platform with a GPU."""
+        return self.precompile in ("needed", "all")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waiver:
@@ -257,6 +262,8 @@ class Override:
     replace: tuple[str, ...] = ()
     indexes: tuple[str, ...] | None = None
     sources: Pairs = ()
+    slim: bool | None = None
+    precompile: Precompile | None = None
     arguments: tuple[str, ...] = ()
     environment: Pairs = ()
 

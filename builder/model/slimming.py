@@ -8,8 +8,9 @@ from typing import Literal
 from builder.model.precompiled import CubinKey
 
 # `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `grown`: compiled code needed more
-# room than the removed code had; `unchanged`: nothing was removed or added.
-SlimMethod = Literal["compact", "in-place", "grown", "unchanged"]
+# room than the removed code had; `files`: files with code for one GPU each are left out; `unchanged`: nothing was
+# removed or added.
+SlimMethod = Literal["compact", "in-place", "grown", "files", "unchanged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,14 +18,12 @@ class SlimRules:
     """Which code stays.
 
     `sms` are the GPUs (87 for 8.7), `same_major` whether code for a lower minor of the same major runs on them (None:
-    unknown, so that both this code and the PTX that replaces it stay), and `newest_isa` the newest version of PTX that
-    the driver compiles (None: any). `include` and `exclude` are globs of packages that the rows of `slim.toml` decide
-    otherwise.
+    unknown, so that both this code and the PTX that replaces it stay). `include` and `exclude` are globs of packages
+    that the rows of `slim.toml` decide otherwise.
     """
 
     sms: tuple[int, ...]
     same_major: bool | None
-    newest_isa: tuple[int, int] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -40,7 +39,7 @@ class CodeAmount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimmedLibrary:
-    """A file with GPU code before and after; `note` says why code stays that could have gone.
+    """A file with GPU code before and after, or all cubins of a glob; `note` says why code stays that could have gone.
 
     `compiled` is SASS that the build made of PTX. It counts among the code that stays, too.
     """

@@ -8,13 +8,14 @@ from builder.host.toml.documents import printable, suggest
 from builder.jetson.platform import platform_for
 from builder.model.recipes import TagRule
 from builder.recipe import placeholders, value_checks
-from builder.recipe.matrix import default_tag, expand
+from builder.recipe.matrix import default_tag, expand, image_of
 from builder.recipe.select import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.host.toml.documents import Document
+    from builder.model.platforms import Platform
     from builder.model.recipes import Cell, Pairs, Recipe
     from builder.recipe.slots import Slot
 
@@ -46,11 +47,9 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
     cells = expand(recipe)
     _check_ids(document, cells)
     _check_rules(document, recipe, cells)
-    facts = [
-        (cell, placeholders.facts(cell, platform_for(cell.values, recipe.architecture)) | placeholders.marks())
-        for cell in cells
-        if not cell.impossible
-    ]
+    possible = [(cell, platform_for(cell.values, recipe.architecture)) for cell in cells if not cell.impossible]
+    _check_gpu_code(document, recipe, possible)
+    facts = [(cell, placeholders.facts(cell, platform) | placeholders.marks()) for cell, platform in possible]
     before = len(document.problems)
     known = [slot for slot in slots if _allowed(recipe, slot).issuperset(placeholders.names(slot.text))]
     for slot in known:
@@ -58,6 +57,32 @@ def check_cells(document: Document, recipe: Recipe, slots: Sequence[Slot]) -> No
             _check_filled(document, slot, names, facts)
     if len(document.problems) == before and len(known) == len(slots):
         _check_tags(document, recipe, facts)
+
+
+def _check_gpu_code(document: Document, recipe: Recipe, possible: Sequence[tuple[Cell, Platform]]) -> None:
+    """Note what a recipe asks of GPU code where no cell has a GPU, and settings of cells that contradict each other."""
+    image = recipe.spec.image
+    asked: list[tuple[tuple[str | int, ...], bool | None, Pairs]] = [
+        (("image", "slim"), image.slim, ()),
+        (("image", "slim-packages"), any(slim for _, slim in image.slim_packages), ()),
+        (("image", "precompile"), image.compiles, ()),
+        (("audit", "kernels"), recipe.spec.kernels != "any", ()),
+    ]
+    for number, rule in enumerate(recipe.overrides):
+        asked.append((("overrides", number, "slim"), rule.slim, rule.when))
+        asked.append((("overrides", number, "precompile"), rule.precompile not in (None, "off"), rule.when))
+    for path, is_asked, when in asked:
+        platforms = [platform for cell, platform in possible if matches(when, cell.values)]
+        if is_asked and platforms and not any(platform.has_gpu for platform in platforms):
+            cells = "no cell has" if not when else "none of these cells has"
+            document.problem(path, f"`{path[-1]}` has no effect: {cells} a GPU", "remove it")
+    for cell, _ in possible:
+        image = image_of(recipe, cell)
+        if image.slim is False and image.compiles:
+            hint = "remove `slim = false`, or name the packages that stay in `slim-packages`"
+            message = "compiled kernels need the room of the code that `slim` leaves out"
+            document.problem(("image", "precompile"), f"{message} (in cell {cell.id})", hint)
+            return
 
 
 def _check_ids(document: Document, cells: Sequence[Cell]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import product
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
+from builder.jetson.boards import board
 from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
 from builder.model.recipes import Cell, Pairs, TagRule
@@ -18,9 +19,10 @@ from builder.recipe.select import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from builder.jetson.boards import Board
     from builder.model.locks import Job
     from builder.model.platforms import Platform
-    from builder.model.recipes import Architecture, Override, Recipe, Spec
+    from builder.model.recipes import Architecture, ImageSpec, Override, Recipe, Spec
 
 JETSON_TAG = "{vllm}-r{l4t}-cu{cuda-nodots}-{release}"
 GPU_TAG = "{vllm}-cu{cuda-nodots}-{release}"
@@ -91,6 +93,19 @@ def platform_of(recipe: Recipe, cell: Cell) -> Platform:
     if base is None:
         return platform
     return replace(platform, base=placeholders.fill(base, placeholders.facts(cell, platform)))
+
+
+def image_of(recipe: Recipe, cell: Cell) -> ImageSpec:
+    """Return what becomes of the wheels in the image of a cell."""
+    rules = (override for override in recipe.overrides if matches(override.when, cell.values))
+    return reduce(_merged_image, rules, recipe.spec.image)
+
+
+def unused_boards(recipe: Recipe, cells: Iterable[Cell]) -> tuple[Board, ...]:
+    """Return the boards that a recipe names and none of these cells, its possible ones, is for."""
+    named = tuple(map(board, recipe.boards))
+    platforms = {platform_of(recipe, cell) for cell in cells if not cell.impossible} if named else set()
+    return tuple(row for row in named if platforms and all(map(row.mismatch, platforms)))
 
 
 def runners_of(recipe: Recipe, cell: Cell) -> tuple[str | None, str | None]:
@@ -174,8 +189,14 @@ def _merge(spec: Spec, override: Override) -> Spec:
         sources=_merged(
             override.sources, tuple(pair for pair in spec.sources if pair[0] not in dict(override.sources))
         ),
+        image=_merged_image(spec.image, override),
         server=server,
     )
+
+
+def _merged_image(image: ImageSpec, override: Override) -> ImageSpec:
+    slim = image.slim if override.slim is None else override.slim
+    return replace(image, slim=slim, precompile=override.precompile or image.precompile)
 
 
 def _merged(first: Pairs, second: Pairs) -> Pairs:

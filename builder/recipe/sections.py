@@ -116,6 +116,16 @@ _INDEXES = Field(
 _SOURCES = Field("from", _INDEX_OF, "Index of a single package (or glob); `default` is uv's own.", "sources")
 _CONSTRAINTS = Field("constraints", _REQUIREMENTS, "Constraints on the requirements of packages.")
 _REPLACE = Field("replace", _REQUIREMENTS, "Requirements that override those of all packages.")
+_SLIM = Field(
+    "slim",
+    boolean(),
+    "Whether GPU code for other GPUs is left out of open-source packages; default: if the cell has an axis `sm`.",
+)
+_PRECOMPILE = Field(
+    "precompile",
+    choice(get_args(Precompile), "{} is not known", "known"),
+    "Kernels that the build compiles in place of the board: `off`, `needed` by the model, or `all`.",
+)
 _ARGUMENTS = Field("arguments", _ARGUMENT_LIST, "Other options of `vllm serve`, one string an argument.")
 
 PACKAGES = under(
@@ -129,23 +139,12 @@ PACKAGES = under(
     Field("released-before", _DATE, "Date (YYYY-MM-DD): no newer files, on indexes that state upload times."),
 )
 
-_SLIM = "Whether GPU code for other GPUs is left out of open-source packages; default: if the cell has an axis `sm`."
 _SLIM_PACKAGES = "Whether GPU code for other GPUs is left out of single packages (or globs); the first match applies."
-_PRECOMPILE = "Kernels that the build compiles in place of the board: `off`, `needed` by the model, or `all`."
-
-
-def _check_image(table: Table, image: ImageSpec, _: Slots) -> None:
-    if image.slim is False and image.precompile in ("needed", "all"):
-        hint = "remove `slim = false`, or name the packages that stay in `slim-packages`"
-        table.problem("precompile", "compiled kernels need the room of the code that `slim` leaves out", hint)
-
-
 IMAGE = TableDeclaration(
     ImageSpec,
-    Field("slim", boolean(), _SLIM),
+    _SLIM,
     Field("slim-packages", boolean_map((patterns.PACKAGE, _PACKAGE_NAME)), _SLIM_PACKAGES),
-    Field("precompile", choice(get_args(Precompile), "{} is not known", "known"), _PRECOMPILE),
-    check=_check_image,
+    _PRECOMPILE,
 )
 
 MODEL = TableDeclaration(
@@ -275,6 +274,8 @@ _OVERRIDE = TableDeclaration(
     _REPLACE,
     _INDEXES,
     _SOURCES,
+    _SLIM,
+    _PRECOMPILE,
     _ARGUMENTS,
     Field("environment", ENVIRONMENT, "Environment variables of the image, merged by name."),
     check=_check_override,

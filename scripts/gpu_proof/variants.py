@@ -23,9 +23,11 @@ SHIPPED = CHECKOUT / "recipes" / "vllm-0.20.2-gpu.toml"
 REPOSITORY = "gpu-proof"
 # Greedy answers of a few words, whose tokens are compared with those of a reference on the CPU.
 QUESTIONS = (
-    {"ask": "What is the capital of France?", "expect": "Paris"},
-    {"ask": "What is the capital of Germany?", "expect": "Berlin", "max-tokens": 32},
-    {"prompt": "The days of the week are Monday, Tuesday,", "expect": "Wednesday", "max-tokens": 32},
+    {"ask": "What is the capital of France?", "expect": "Paris", "max-tokens": 32},
+    {"prompt": "1, 2, 3, 4, 5, 6,", "expect": "7, 8, 9", "max-tokens": 24},
+    {"ask": "What is the opposite of hot?", "expect": "cold", "max-tokens": 16},
+    {"prompt": "a b c d e f g", "expect": "h i j k", "max-tokens": 24},
+    {"ask": "Repeat: the quick brown fox jumps over the lazy dog", "expect": "brown fox", "max-tokens": 20},
 )
 # Packages that vLLM requires, and that a text model on one GPU does not use.
 UNUSED = ("tilelang", "quack-kernels", "nvidia-cutlass-dsl", "opencv-python-headless")
@@ -48,7 +50,7 @@ VARIANTS = (
     Variant(
         name="gpu-precompiled",
         description="slimmed, and compiled for the GPU at build time",
-        tables={"image": {**_SLIM, "precompile": "all"}},
+        tables={"image": {**_SLIM, "precompile": "needed"}},
     ),
     Variant(
         name="gpu-lean",
@@ -61,7 +63,10 @@ VARIANTS = (
     Variant(
         name="gpu-other",
         description="slimmed for a GPU that the machine does not have",
-        tables={"image": _SLIM, "matrix": {"sm": ["12.0"]}},
+        tables={
+            "image": {"slim": False, "slim-packages": {"torch": True}},
+            "matrix": {"sm": ["12.0"]},
+        },
     ),
     Variant(
         name="gpu-memory",
@@ -69,7 +74,14 @@ VARIANTS = (
         tables={"image": _SLIM, "server": {"environment": {"JBUILD_GPU_MEMORY_UTILIZATION": "0.005"}}},
     ),
 )
-QUANTISED = Variant(name="gpu-gptq", description="4-bit weights, which Marlin multiplies", tables={"image": _SLIM})
+QUANTISED = (
+    Variant(name="gpu-gptq", description="4-bit weights, which Marlin multiplies", tables={"image": _SLIM}),
+    Variant(
+        name="gpu-gptq-precompiled",
+        description="4-bit weights, with Marlin compiled for the GPU at build time",
+        tables={"image": {**_SLIM, "precompile": "needed"}},
+    ),
+)
 
 
 def main() -> None:
@@ -83,8 +95,8 @@ def main() -> None:
     recipes.mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:
         write(recipes, recipe_of(shipped, variant))
-    if options.quantised:
-        quantised = recipe_of(shipped, QUANTISED)
+    for variant in QUANTISED if options.quantised else ():
+        quantised = recipe_of(shipped, variant)
         source = str(options.quantised.absolute())
         quantised["models"] = [{"name": "smollm2-135m-instruct-gptq", "source": source, "licence": "Apache-2.0"}]
         write(recipes, quantised)

@@ -232,7 +232,7 @@ def test_a_base_image_that_is_made_for_an_l4t_release(jbuild: Any, tmp_path: Pat
 
 def test_a_gpu_of_nobody_knows_which_l4t_release(jbuild: Any, tmp_path: Path) -> None:
     path = make_wheel(tmp_path, files={"demo/_C.so": make_elf(fatbin=make_fatbin(("sass", 80)))})
-    code, out, _ = jbuild("--wheels", str(path), "--base", "x:y", "--sm", "87", "--json")
+    code, out, _ = jbuild("--wheels", str(path), "--base", "x:y", "--sm", "8.7", "--json")
     (finding,) = json.loads(out)["findings"]
     assert (code, finding["severity"], finding["fix"]) == (0, "warning", "say which one with --l4t RELEASE")
     assert jbuild("--wheels", str(path), "--base", "x:y", "--sm", "86", "--json")[0] == 0

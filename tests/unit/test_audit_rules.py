@@ -81,6 +81,20 @@ def test_many_files_and_libraries_of_one_cause_are_one_finding(tmp_path: Path) -
     assert (found.file, len(found.also)) == ("demo/m0.so", 4)
 
 
+def test_a_finding_names_the_file_of_each_library(tmp_path: Path) -> None:
+    needs = {"demo/a.so": ["libodd.so"], "demo/b.so": ["libodd.so", "libstrange.so"], "demo/c.so": ["libqueer.so"]}
+    files = {file: {**MODULE, "needed": needed} for file, needed in needs.items()}
+    found = only(make_case(tmp_path, {"demo": files}), "missing-library")
+    others = "other files need libqueer.so (demo/c.so), libstrange.so (demo/b.so)"
+    assert (found.file, found.detail) == ("demo/a.so", f"needs libodd.so, and nothing brings it; {others}")
+    finds = {file: {**MODULE, "needed": [lib]} for file, lib in (("x/a.so", "libc10.so"), ("x/b.so", "libtorch.so"))}
+    torch = {**TORCH, "torch/lib/libtorch.so": {"soname": "libtorch.so"}}
+    (row,) = (
+        row for row in audit(make_case(tmp_path, {"torch": torch, "x": finds})).findings if row.severity == "info"
+    )
+    assert row.detail.startswith("finds libc10.so only because")
+
+
 def test_a_library_that_only_others_load_is_no_error(tmp_path: Path) -> None:
     contents = {"demo": {"demo/lib/libplugin.so": {"needed": ["libodd.so"]}}}
     assert rules(make_case(tmp_path, contents)) == [("warning", "missing-library")]

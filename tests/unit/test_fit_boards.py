@@ -212,7 +212,8 @@ def test_a_gpu_with_its_own_memory_has_no_operating_system_in_it(folder: Path) -
     assert (fit.verdict, fit.lower_to) == ("fits", None)
     assert "memory of h100-80 is the GPU's own; the system's is not counted" in fit.remarks
     (fit,) = fit_of(folder, "rtx-4090-24", **machine).boards
-    assert any("do not run on rtx-4090-24 (SM 8.9)" in remark for remark in fit.remarks)
+    assert fit.refusals == ("images for gpu-cuda-13.0 (SM 9.0) do not run on rtx-4090-24 (SM 8.9)",)
+    assert (fit.verdict, any("do not run" in remark for remark in fit.remarks)) == ("refused", False)
 
 
 def test_a_server_on_the_cpu_needs_no_board_and_sets_its_cache_aside(folder: Path) -> None:
@@ -268,13 +269,18 @@ def test_a_board_without_a_measured_memory_is_an_estimate(folder: Path) -> None:
     assert any("the estimate assumes 93 %" in remark for remark in fit.remarks)
 
 
-def test_a_board_that_the_images_are_not_for_is_named(folder: Path) -> None:
+def test_a_board_that_the_images_are_not_for_is_refused(folder: Path) -> None:
     (fit,) = fit_of(folder, "agx-thor-128").boards
-    assert fit.remarks[-1] == "images for l4t-36.4.0 (SM 8.7) do not run on agx-thor-128 (SM 11.0)"
-    (fit,) = fit_of(folder, "agx-orin-64").boards
-    assert not any("do not run" in remark for remark in fit.remarks)
-    (fit,) = fit_of(folder, "agx-thor-128", gpu=False).boards
-    assert not any("do not run" in remark for remark in fit.remarks)
+    assert fit.refusals == ("images for l4t-36.4.0 (SM 8.7) do not run on agx-thor-128 (SM 11.0, L4T 38, 39)",)
+    assert (fit.verdict, any("do not run" in remark for remark in fit.remarks)) == ("refused", False)
+    assert fit_of(folder, "agx-orin-64").boards[0].refusals == ()
+    assert fit_of(folder, "agx-thor-128", gpu=False).boards[0].refusals == ()
+
+
+def test_the_memory_of_a_gpu_is_not_that_of_a_server_on_the_cpu(folder: Path) -> None:
+    (fit,) = fit_of(folder, "h100-80", gpu=False).boards
+    assert (fit.machine, fit.verdict) == (None, "unknown")
+    assert fit.remarks[-1] == "jbuild does not know the main memory of h100-80, which a server on the CPU needs"
 
 
 def test_a_model_on_a_hub_must_be_locked(session: Session) -> None:
@@ -427,6 +433,17 @@ def test_the_recipes_boards(jbuild: Any, tmp_path: Path) -> None:
     assert [board_fit["machine"]["board"] for board_fit in json.loads(out)["cells"][0]["boards"]] == ["agx-orin-32"]
 
 
+def test_boards_that_no_cell_is_for_get_a_warning(jbuild: Any, tmp_path: Path) -> None:
+    write_recipe(tmp_path, boards='boards = ["agx-orin-32", "h100-80"]', axis='l4t = ["39.2.0"]\nsm = ["8.7", "11.0"]')
+    code, _, err = jbuild("fit", "demo", "--cell", "sm=11.0")
+    assert (code, err.count("warning")) == (0, 1)
+    assert "demo.toml: `boards`: no cell is for h100-80 (SM 9.0)" in err
+    write_recipe(tmp_path, boards='boards = ["h100-80"]', axis='distribution = ["debian-12"]')
+    code, out, err = jbuild("fit", "demo")
+    assert (code, err) == (0, "")
+    assert "note: jbuild does not know the main memory of h100-80, which a server on the CPU needs" in out
+
+
 def test_an_unknown_board_in_a_recipe_is_located(tmp_path: Path) -> None:
     write_recipe(tmp_path, boards='boards = ["agx-orin-23", "orin-nx-16"]')
     with pytest.raises(DocumentError) as caught:
@@ -440,7 +457,7 @@ def test_a_cpu_platform_asks_for_a_board(jbuild: Any, tmp_path: Path) -> None:
     write_recipe(tmp_path, axis='distribution = ["debian-12"]')
     code, out, _ = jbuild("fit", "demo")
     assert code == 0
-    assert "no board is named, and the platform is for none in particular: add --board NAME" in out
+    assert "compared with no board; --board NAME names one, such as agx-orin-64" in out
 
 
 def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:

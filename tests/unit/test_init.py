@@ -116,6 +116,23 @@ def test_it_follows_the_recipe_that_is_most_like_it(project: Path, command_line:
     assert other.spec.server.environment == cpu.spec.server.environment
 
 
+def test_it_has_the_gpu_of_its_board_and_the_reasons_of_its_model(project: Path, command_line: CommandLine) -> None:
+    assert command_line("init", "mine", "--board", "agx-thor-128", "--vllm", "0.33.0")[0] == 0
+    text = (project / "recipes" / "mine.toml").read_text()
+    assert '\nsm = ["11.0"]\n' in text
+    assert "# An image for Orin, one for Thor" not in text
+    reason = "# FlashInfer's sampler, the default on Thor, compiles itself with nvcc and g++ at the first request."
+    assert f'{reason}\nVLLM_USE_FLASHINFER_SAMPLER = "0"' in text
+    assert text.count("# humming-kernels requires nvcc") == 1
+
+
+def test_a_machine_that_is_no_jetson_has_a_recipe_to_copy(project: Path, command_line: CommandLine) -> None:
+    code, _, err = command_line("init", "mine", "--board", "h100-80")
+    assert code == 2
+    assert 'vllm-0.20.2-gpu.toml, with `sm = ["9.0"]` under [matrix]' in err
+    assert not (project / "recipes" / "mine.toml").exists()
+
+
 def test_releases_of_a_board_come_from_the_tables() -> None:
     for board in boards():
         releases = l4t_choices(board.name)

@@ -19,18 +19,19 @@ from factories import locked, make_jetson, make_job, make_lock, make_locked_whee
 
 from builder.audit import fatbin, kernel_names
 from builder.audit.byte_source import MalformedError, Plain
-from builder.audit.precompile_choice import every_kernel, modules_to_compile, needed_kernels, precompiles, with_compiled
+from builder.audit.cubin import read_cubin_headers
+from builder.audit.precompile_choice import every_kernel, modules_to_compile, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
 from builder.audit.slim_choice import choose
 from builder.errors import BuildError
-from builder.image.precompile.cubin_entry import PackedCubin, cubin_sm, entry_bytes, pack_cubin
+from builder.image.precompile.cubin_entry import PackedCubin, entry_bytes, pack_cubin
 from builder.image.precompile.cubin_store import fingerprint_of, key_of, store_cubin, stored_cubin
 from builder.image.precompile.ptxas import check_kernels, options_of
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
 from builder.image.wheels.tree import prepare
 from builder.lock import lockfile
 from builder.lock.build_tools import package_of
-from builder.lock.index_sources import lock_inputs
+from builder.lock.index_sources import lock_inputs, locks_tools
 from builder.model.audits import GpuTarget
 from builder.model.images import site_packages
 from builder.model.kernels import KernelModule, LibraryKernels
@@ -67,7 +68,7 @@ def test_entries_are_those_of_fatbinary(name: str, variant: str) -> None:
     expected, cubin = golden(name)
     target = GpuTarget("sass", int(name[3:].rstrip("a")), variant)  # type: ignore[arg-type]
     assert entry_bytes(pack_cubin(cubin, target), compressed=name != "sm_90") == expected
-    assert cubin_sm(cubin) == target.sm
+    assert read_cubin_headers(cubin).sm == target.sm
 
 
 @pytest.mark.parametrize("cubin", [b"", b"\x7fELF" + bytes(200), CUBIN[:100]])
@@ -190,10 +191,10 @@ def test_precompiled_packages_are_slimmed() -> None:
     job = job_with("needed")
     assert choose(job, "vllm").slim
     assert not choose(job, "nvidia-cublas").slim
-    assert precompiles(job)
-    assert not precompiles(job_with("off"))
-    assert not precompiles(job_with(None))
-    assert not precompiles(job_with("all", sms=(), cuda=None))
+    assert locks_tools(job)
+    assert not locks_tools(job_with("off"))
+    assert not locks_tools(job_with(None))
+    assert not locks_tools(job_with("all", sms=(), cuda=None))
 
 
 def test_all_kernels_need_no_model() -> None:

@@ -8,6 +8,7 @@ import pytest
 from factories import make_session, make_wheel
 
 from builder.errors import BuildError
+from builder.image.precompile.loose_modules import oldest_compiler
 from builder.image.precompile.module_compiler import WheelModule, compile_modules
 from builder.image.precompile.ptxas import Ptxas
 from builder.model.audits import GpuTarget
@@ -43,3 +44,18 @@ def test_a_module_that_cannot_be_compiled_is_named(text: str, message: str, tmp_
     with pytest.raises(BuildError, match=message) as caught:
         compile_modules([WheelModule(wheel, module)], Ptxas(path=program, version="13.0.88"), session)
     assert caught.value.where == "demo/_C.so, container 1, compute_80"
+
+
+@pytest.mark.parametrize(
+    ("isa", "sm", "cuda"),
+    [
+        ((8, 5), 90, (12, 5)),
+        ((8, 6), 90, (12, 8)),
+        ((7, 8), 100, (12, 8)),
+        ((8, 4), 110, (13, 0)),
+        ((9, 9), 90, (13, 9)),
+    ],
+)
+def test_the_compiler_of_loose_wheels_is_one_that_exists(isa: tuple[int, int], sm: int, cuda: tuple[int, int]) -> None:
+    module = PtxModule(library="demo/_C.so", container=1, ptx=GpuTarget("ptx", 80), isa=isa, sm=sm, unpacked=64)
+    assert oldest_compiler([module]) == cuda

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_jetson, make_job, make_platform, make_spec
@@ -14,6 +14,7 @@ from builder.audit.slim_tables import slim_tables
 from builder.errors import DocumentError
 from builder.model.recipes import Cell, ImageSpec
 from builder.recipe.load import load
+from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,11 +89,78 @@ def test_mistakes_are_named(tmp_path: Path, text: str, part: str) -> None:
     assert problem.key.startswith("image")
 
 
-def _toml(image: str) -> str:
+def test_cells_override_what_becomes_of_their_wheels(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    thor = '[[overrides]]\nwhen = { l4t = "39.*" }\nslim = true\nprecompile = "needed"\n'
+    path.write_text(_toml("slim-packages = { torch = true }", l4t='"36.4.0", "39.2.0"') + thor)
+    recipe = load(path)
+    torch = (("torch", True),)
+    images = [job_of(recipe, cell).spec.image for cell in expand(recipe)]
+    assert images == [
+        ImageSpec(slim_packages=torch),
+        ImageSpec(slim=True, slim_packages=torch, precompile="needed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("image", "more", "key", "message"),
+    [
+        ("slim = true", "", "image.slim", "`slim` has no effect: no cell has a GPU"),
+        ("slim-packages = { torch = true }", "", "image.slim-packages", "no cell has a GPU"),
+        ('precompile = "all"', "", "image.precompile", "no cell has a GPU"),
+        ("", '[audit]\nkernels = "native"\n', "audit.kernels", "no cell has a GPU"),
+        (
+            "",
+            '[[overrides]]\nwhen = { vllm = "*" }\nslim = true\n',
+            "overrides[0].slim",
+            "none of these cells has a GPU",
+        ),
+    ],
+)
+def test_gpu_code_that_no_cell_has_cannot_be_chosen(
+    tmp_path: Path, image: str, more: str, key: str, message: str
+) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(_toml(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]') + more)
+    with pytest.raises(DocumentError) as caught:
+        load(path)
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert message in problem.message
+
+
+def test_a_recipe_for_the_cpu_may_leave_code_alone(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    image = 'slim = false\nslim-packages = { torch = false }\nprecompile = "off"'
+    path.write_text(_toml(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]'))
+    assert load(path).spec.image.slim is False
+
+
+def test_compiled_kernels_in_cells_that_are_not_slimmed(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(_toml("slim = false") + '[[overrides]]\nwhen = { vllm = "*" }\nprecompile = "needed"\n')
+    with pytest.raises(DocumentError) as caught:
+        load(path)
+    assert "compiled kernels need the room" in caught.value.problems[0].message
+    assert caught.value.problems[0].message.endswith("(in cell r36_4_0-v0_20_2)")
+
+
+def test_show_names_what_becomes_of_gpu_code(tmp_path: Path, command_line: Any, monkeypatch: Any) -> None:
+    (tmp_path / "recipes").mkdir()
+    audit = '[audit]\nkernels = "no-jit"\n'
+    (tmp_path / "recipes" / "demo.toml").write_text(_toml('precompile = "needed"') + audit)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command_line("show", "demo")
+    assert code == 0
+    assert "  precompile  needed\n  kernels     no-jit\n" in out
+    assert "  slim        GPU code for SM 8.7 only, except nvidia-*" in out
+
+
+def _toml(image: str, *, l4t: str = '"36.4.0"') -> str:
     data = recipe_data()
     return f"""description = "{data["description"]}"
 [matrix]
-l4t = ["36.4.0"]
+l4t = [{l4t}]
 vllm = ["0.20.2"]
 [packages]
 requires = ["vllm=={{vllm}}"]

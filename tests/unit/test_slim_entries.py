@@ -22,12 +22,10 @@ def label(entry: Entry) -> str:
     return f"{'sm' if target.kind == 'sass' else 'ptx'}_{target.sm}{target.variant}"
 
 
-def staying(
-    *entries: bytes, sms: tuple[int, ...], same_major: bool | None = True, newest_isa: tuple[int, int] | None = None
-) -> list[str]:
+def staying(*entries: bytes, sms: tuple[int, ...], same_major: bool | None = True) -> list[str]:
     source = Plain(make_container(*entries))
     container = next(fatbin.containers_between(source, 0, source.size))
-    rules = SlimRules(sms=sms, same_major=same_major, newest_isa=newest_isa)
+    rules = SlimRules(sms=sms, same_major=same_major)
 
     def kernels(entry: Entry) -> list[bytes]:
         assert entry.code is not None
@@ -78,11 +76,6 @@ def test_ptx_stays_beside_code_of_which_nobody_knows_whether_it_runs() -> None:
 @pytest.mark.parametrize(("target", "stays"), [("ptx_90", False), ("ptx_80a", False), ("ptx_87a", True)])
 def test_ptx_that_serves_no_gpu_goes(target: str, stays: bool) -> None:
     assert staying(*of(target), sms=(87,)) == ([target] if stays else [])
-
-
-def test_ptx_that_the_driver_does_not_know_goes() -> None:
-    assert staying(*of("ptx_80"), sms=(87,), newest_isa=(8, 3)) == []
-    assert staying(*of("ptx_80"), sms=(87,), newest_isa=(8, 4)) == ["ptx_80"]
 
 
 def test_other_data_stays() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from elf_files import make_elf
 from factories import locked, make_wheel
+from gpu_code import make_cubin
 
 from builder.errors import IntegrityError
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
@@ -77,6 +78,20 @@ def test_record_is_true_and_the_report_is_listed(session: Session, wheel: Locked
     assert (slim / "demo/plain.so").read_bytes() == make_elf()
 
 
+def test_cubins_that_are_files_go_as_a_whole(session: Session, tmp_path: Path) -> None:
+    folder = "flashinfer_cubin/cubins"
+    cubins = {f"{folder}/{sm}.cubin": make_cubin("k", sm=sm) for sm in (80, 90, 100)}
+    wheel = locked(make_wheel(tmp_path, "flashinfer-cubin", files={**cubins, f"{folder}/checksums.txt": "90 90.cubin"}))
+    plain = packages(unpacked(wheel, session, None))
+    slim = packages(unpacked(wheel, session, SlimRules(sms=(87,), same_major=True)))
+    assert sorted(path.name for path in (slim / folder).iterdir()) == ["80.cubin", "checksums.txt"]
+    assert check_record(slim) == check_record(plain) + 1 - 2
+    slimmed = slimmed_wheel(slim)
+    assert slimmed is not None
+    assert slimmed.before - slimmed.after == slimmed.removed == 2 * len(cubins[f"{folder}/90.cubin"])
+    assert {path.name for path in (packages(unpacked(wheel, session, ORIN)) / folder).iterdir()} == {"checksums.txt"}
+
+
 def test_report_names_the_original(session: Session, wheel: LockedWheel) -> None:
     slimmed = slimmed_wheel(packages(unpacked(wheel, session, ORIN)))
     assert slimmed is not None
@@ -104,7 +119,7 @@ def test_each_rule_has_its_tree_and_the_plain_one_stays(session: Session, wheel:
     assert len({plain, *trees}) == 3
     assert files_of(plain) == before
     assert all(is_current(tree.name) for tree in (plain, *trees))
-    assert not is_current(trees[0].name.replace("-slim1-", "-slim0-"))
+    assert not is_current(trees[0].name.replace("-slim2-", "-slim1-"))
     assert slim_key(ORIN) != slim_key(THOR)
 
 

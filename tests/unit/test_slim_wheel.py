@@ -7,16 +7,18 @@ import csv
 import hashlib
 import json
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_wheel
+from gpu_code import make_cubin
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.slim_tables import code_sections, slim_tables
 from builder.errors import UsageError
 from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_wheel import labelled_name, slim_wheel
+from builder.image.slim.wheel_names import wheel_name
 from builder.model.slimming import SlimRules
 from slimming.gpu_library import make_container, make_entry, make_library
 
@@ -108,6 +110,30 @@ def test_nothing_is_written_if_nothing_can_go(files: dict[str, bytes], reason: s
     assert not (tmp_path / "slim.whl").exists()
 
 
+def test_cubins_that_are_files_go_as_a_whole(tmp_path: Path) -> None:
+    folder = "flashinfer_cubin/cubins/gemm"
+    cubins = {
+        f"{folder}/a.cubin": make_cubin("k", sm=100, options="-arch=sm_100f"),
+        f"{folder}/b.cubin": make_cubin("k", sm=103, accelerated=True),
+        f"{folder}/c.cubin": b"\x7fELF, but no cubin",
+        f"{folder}/checksums.txt": b"12 a.cubin",
+    }
+    wheel = make_wheel(tmp_path, "flashinfer-cubin", files=cubins)
+    report = slim_wheel(wheel, tmp_path / "slim.whl", ORIN)
+    (row,) = report.libraries
+    assert (row.path, row.method) == ("flashinfer_cubin/cubins/*.cubin", "files")
+    assert [(amount.target, amount.entries) for amount in row.removed] == [("sm_100f", 1), ("sm_103a", 1)]
+    assert [(amount.target, amount.entries) for amount in row.retained] == [("other", 1)]
+    assert row.after == len(cubins[f"{folder}/c.cubin"])
+    contents = contents_of(tmp_path / "slim.whl")
+    assert set(contents) & set(cubins) == {f"{folder}/c.cubin", f"{folder}/checksums.txt"}
+    check_record(tmp_path / "slim.whl")
+    blackwell = slim_wheel(wheel, tmp_path / "103.whl", SlimRules(sms=(103,), same_major=True))
+    assert blackwell.skipped == "it has no code for other GPUs"
+    other = make_wheel(tmp_path, "other-cubins", files=cubins)
+    assert slim_wheel(other, tmp_path / "other.whl", ORIN).skipped == "it has no GPU code"
+
+
 def test_a_library_that_cannot_be_read_stays(tmp_path: Path) -> None:
     damaged = bytearray(LIBRARY)
     at = damaged.index((0xBA55ED50).to_bytes(4, "little"))
@@ -131,10 +157,15 @@ def test_a_damaged_wheel_is_refused_and_nothing_stays_behind(tmp_path: Path) -> 
 
 
 def test_rules_of_packages() -> None:
-    assert refusal("torch", ORIN) is None
-    assert "licence" in (refusal("nvidia-cublas", ORIN) or "")
-    assert refusal("nvidia-cublas", SlimRules(sms=(87,), same_major=True, include=("nvidia-*",))) is None
-    assert refusal("torch", SlimRules(sms=(87,), same_major=True, exclude=("to*",))) == "the rules exclude it"
+    def reason(package: str, version: str = "1.0", **rules: Any) -> str:
+        wheel = wheel_name(f"{package}-{version}-py3-none-any.whl")
+        return refusal(wheel, SlimRules(sms=(87,), same_major=True, **rules)) or ""
+
+    assert reason("torch") == reason("torch", "1.0+cu130") == reason("torch", "1.0+awesm87") == ""
+    assert "licence" in reason("nvidia_cublas")
+    assert reason("nvidia_cublas", include=("nvidia-*",)) == ""
+    assert reason("torch", exclude=("to*",)) == "the rules exclude it"
+    assert reason("torch", "1.0+cu130.sm87.sm110") == "its label sm87.sm110 says that other code is gone already"
     assert code_sections("nvidia-cublas", "nvidia/cu13/lib/libcublasLt.so.13") == {".cask_resource": "container"}
     assert code_sections("torch", "torch/lib/libtorch_cuda.so") == {}
     assert 87 in slim_tables().gpus
@@ -154,7 +185,7 @@ def slim(command_line: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_command_writes_a_wheel(slim: Call, tmp_path: Path) -> None:
     wheel = gpu_wheel(tmp_path / "in")
-    code, out, _ = slim(str(wheel), "--sm", "8.7", "--sm", "110", "--l4t", "39.2.0", "--output", "out")
+    code, out, _ = slim(str(wheel), "--sm", "110+8.7", "--sm", "87", "--l4t", "39.2.0", "--output", "out")
     assert code == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["demo-1.0+sm87.sm110-py3-none-any.whl"]
     assert "demo/_C.so" in out
@@ -185,9 +216,12 @@ def test_nvidias_wheels_on_request(slim: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("in/demo-1.0-py3-none-any.whl", "--sm", "sm_87"), "not the compute capability of a GPU"),
+        (("in/demo-1.0-py3-none-any.whl", "--sm", "sm_87"), "not the compute capability of a GPU such as 8.7"),
         (("in/demo-1.0-py3-none-any.whl", "--sm", "9.9"), "not the compute capability of a GPU"),
         (("in/demo-1.0-py3-none-any.whl", "--sm", "8.7", "--l4t", "39.2"), "--l4t: unknown L4T release"),
+        (("in/demo-1.0-py3-none-any.whl", "--sm", "8.8", "--l4t", "39.2.0"), "no board of L4T 39.2.0 has SM 8.8"),
+        (("x-1-py3-none-linux_x86_64.whl", "--sm", "8.7", "--l4t", "39.2.0"), "is for linux_x86_64, and L4T 39.2.0"),
+        (("demo-1.0+sm87-py3-none-any.whl", "--sm", "8.7"), "label sm87 says that other code is gone already"),
         (("in/demo-1.0-py3-none-any.whl",), "Missing option '--sm'"),
         (("in", "--sm", "8.7"), "this is a folder"),
         (("nowhere-1.0-py3-none-any.whl", "--sm", "8.7"), "no such file"),
@@ -199,7 +233,13 @@ def test_nvidias_wheels_on_request(slim: Call, tmp_path: Path) -> None:
 def test_mistakes(arguments: tuple[str, ...], message: str, slim: Call, tmp_path: Path) -> None:
     gpu_wheel(tmp_path / "in")
     make_wheel(tmp_path, "plain")
-    for name in ("notes.txt", "text-1.0-py3-none-any.whl"):
+    texts = (
+        "notes.txt",
+        "text-1.0-py3-none-any.whl",
+        "x-1-py3-none-linux_x86_64.whl",
+        "demo-1.0+sm87-py3-none-any.whl",
+    )
+    for name in (*texts, "demo-1.0+sm87-py3-none-any.whl"):
         (tmp_path / name).write_text("text")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = slim(*arguments)

@@ -18,6 +18,7 @@ from builder.audit.loose_wheels import audit_wheels
 from builder.audit.rule_tables import Rule, rules
 from builder.audit.stage import audit_cell, note_recovery
 from builder.cli.cell_selection import naming, select_cells, session_verb
+from builder.cli.gpu_option import sm_option
 from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, table, without_controls
 from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
@@ -97,13 +98,7 @@ AuditResult = AuditedCell | AuditedCells | FamilyCells | Rule
     click.option("--wheels", is_flag=True, help="Audit wheel files together, without a recipe."),
     cell_option,
     click.option("--base", metavar="IMAGE", help="With --wheels: base image of the wheels."),
-    click.option(
-        "--sm",
-        "sms",
-        multiple=True,
-        type=click.IntRange(20, 999),
-        help="With --wheels: compute capability of a GPU, such as 87.",
-    ),
+    sm_option("With --wheels: compute capability of a GPU, such as 8.7."),
     click.option("--l4t", metavar="RELEASE", help="With --wheels: L4T release, for its driver and GPUs."),
     click.option("--python", metavar="X.Y", help="With --wheels: Python version. Default: that of the distribution."),
     click.option(

@@ -24,7 +24,6 @@ from builder.lock.recipe_models import locked_models
 from builder.lock.stage import current_lock
 from builder.model.kernel_verdicts import KernelVerdict
 from builder.model.locks import Job
-from builder.model.platforms import Platform
 from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.memory_estimate import BoardFit, CellFit, Machine
 from builder.models.preflight.preflight import with_refusals
@@ -136,7 +135,6 @@ def estimate_memory(selection: CellSelection, boards: tuple[str, ...]) -> int:
 def _estimate(job: Job, boards: Sequence[str], session: Session) -> CellEstimate:
     lock = current_lock(job, session)
     fit = with_refusals(fit_cell(job, locked_models(job, session), session, boards), job, lock, session)
-    fit = replace(fit, boards=tuple(_with_gpu(row, job.platform) for row in fit.boards))
     kernels = stored_verdicts(job, lock, session) if lock else None
     is_waived = any(waiver.rule == RULE for waiver in job.spec.waivers)
     if kernels and not is_waived:
@@ -144,22 +142,11 @@ def _estimate(job: Job, boards: Sequence[str], session: Session) -> CellEstimate
     return CellEstimate(fit=fit, fits_somewhere=fit.fits_somewhere, kernels=kernels)
 
 
-def _with_gpu(row: BoardFit, platform: Platform) -> BoardFit:
-    """Refuse a board whose GPU is none of the platform's."""
-    if row.machine is None or not platform.has_gpu or board_of(row.machine.board).suits(platform):
-        return row
-    sms = ", ".join(platform.sms)
-    reason = f"the image is for SM {sms}, and {row.machine.board} has SM {board_of(row.machine.board).sm}"
-    return replace(row, refusals=(*row.refusals, reason), verdict=row.verdict if row.verdict == "no" else "refused")
-
-
 def _with_kernels(row: BoardFit, kernels: Mapping[str, Sequence[KernelVerdict]]) -> BoardFit:
     """Refuse a board whose GPU lacks kernels that the server needs."""
     verdicts = kernels.get(board_of(row.machine.board).sm, ()) if row.machine else ()
     lacking = tuple(text for verdict in verdicts if (text := refusal(verdict)))
-    if not lacking:
-        return row
-    return replace(row, refusals=(*row.refusals, *lacking), verdict=row.verdict if row.verdict == "no" else "refused")
+    return row.with_refusals(*lacking)
 
 
 def _fits_text(estimates: Sequence[CellEstimate]) -> str:
@@ -228,7 +215,7 @@ def _boards_table(fits: Sequence[BoardFit]) -> list[str]:
         reserved = ", ".join(f"{line.name} {gib(line.size)} GiB" for line in outside)
         blocks.append(f"  outside the server's share: {reserved}")
     else:
-        blocks.append("  no board is named, and the platform is for none in particular: add --board NAME")
+        blocks.append("  compared with no board; --board NAME names one, such as agx-orin-64")
     remarks = dict.fromkeys(remark for fit in fits for remark in fit.remarks)
     refusals = dict.fromkeys(refusal for fit in fits for refusal in fit.refusals)
     notes = [f"  note: {remark}" for remark in remarks]

@@ -235,6 +235,10 @@ def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
         yield f"  constraints {', '.join(spec.constraints)}"
     if spec.replace:
         yield f"  replace     {', '.join(spec.replace)}"
+    if platform.has_gpu and spec.image.precompile:
+        yield f"  precompile  {spec.image.precompile}"
+    if platform.has_gpu and spec.kernels != "any":
+        yield f"  kernels     {spec.kernels}"
     if spec.apt:
         yield f"  apt         {', '.join(spec.apt)}"
     yield from (f"  model       {model.name} from {model.source}" for model in spec.models)

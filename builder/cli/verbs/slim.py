@@ -12,19 +12,19 @@ import click
 
 from builder.audit.byte_source import ByteSource, MalformedError
 from builder.audit.rule_tables import tables
-from builder.audit.slim_tables import slim_tables, sm_of
 from builder.cli.cell_selection import session_verb
+from builder.cli.gpu_option import sm_option
 from builder.cli.results import show, without_controls
 from builder.errors import DiskError, UsageError
 from builder.host.session import Session
-from builder.host.toml.documents import suggest
 from builder.host.units import size_of
 from builder.image.precompile.loose_modules import compile_loose
 from builder.image.precompile.module_compiler import compiled_entries
 from builder.image.slim.entry_choice import AddedEntry
-from builder.image.slim.package_rules import refusal
+from builder.image.slim.package_rules import refusal, slimmed_label
 from builder.image.slim.slim_wheel import CompiledLibraries, labelled_name, slim_wheel
 from builder.image.slim.wheel_names import wheel_name
+from builder.jetson.boards import dotted_sm
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value
 from builder.model.precompiled import CompiledWheel
@@ -45,14 +45,7 @@ class SlimResult:
 @session_verb(
     "slim",
     click.argument("wheels", nargs=-1, required=True, metavar="WHEEL...", type=click.Path(path_type=Path)),
-    click.option(
-        "--sm",
-        "capabilities",
-        multiple=True,
-        required=True,
-        metavar="X.Y",
-        help="Compute capability of a GPU whose code stays, such as 8.7. Can be repeated.",
-    ),
+    sm_option("Compute capability of a GPU whose code stays, such as 8.7.", required=True),
     click.option("--l4t", metavar="RELEASE", help="L4T release, whose driver decides which code runs."),
     click.option("--precompile", is_flag=True, help="Compile kernels that a GPU would compile from PTX, with ptxas."),
     click.option("--nvidia", is_flag=True, help="Change NVIDIA's own wheels too; their licence restricts that."),
@@ -66,7 +59,7 @@ class SlimResult:
 def command(
     session: Session,
     wheels: tuple[Path, ...],
-    capabilities: tuple[str, ...],
+    sms: tuple[int, ...],
     l4t: str | None,
     precompile: bool,
     nvidia: bool,
@@ -76,12 +69,11 @@ def command(
 
     Writes new wheels whose version has a local label such as +sm87, and leaves the given ones as they are.
     """
-    sms = _sms(capabilities)
-    if l4t and (mistake := check_value("l4t", l4t)):
-        raise UsageError(f"--l4t: {mistake[0]}", hint=mistake[1])
     paths = tuple(dict.fromkeys(wheels))
     label = ".".join(f"sm{sm}" for sm in sms)
     targets = {path: output / _target_name(path, label) for path in paths}
+    if l4t:
+        _check_release(l4t, sms, paths)
     _check_folder(output)
     same_major, note = _same_major(sms, l4t)
     rules = SlimRules(sms=sms, same_major=same_major, include=(_NVIDIA,) if nvidia else ())
@@ -115,23 +107,26 @@ def _check_folder(output: Path) -> None:
         raise DiskError(f"cannot write: {error.strerror}", where=str(output), hint=hint) from error
 
 
-def _sms(capabilities: Sequence[str]) -> tuple[int, ...]:
-    """Return the numbers of compute capabilities, written as 8.7, or as 87 like the audit's."""
-    known = {f"{sm // 10}.{sm % 10}": sm for sm in slim_tables().gpus}
-    known_numbers = {str(sm) for sm in known.values()}
-    sms = set()
-    for capability in capabilities:
-        if capability not in known and capability not in known_numbers:
-            hint = suggest(capability, known, noun="known")
-            raise UsageError(f"--sm: `{capability}` is not the compute capability of a GPU", hint=hint)
-        sms.add(known[capability] if capability in known else int(capability))
-    return tuple(sorted(sms))
+def _check_release(l4t: str, sms: Sequence[int], wheels: Sequence[Path]) -> None:
+    """Refuse a release that is not known, has no such GPU, or does not run such wheels."""
+    if mistake := check_value("l4t", l4t):
+        raise UsageError(f"--l4t: {mistake[0]}", hint=mistake[1])
+    release = next(row for row in platforms() if row.l4t == l4t)
+    for capability in map(dotted_sm, sms):
+        if capability not in release.sms:
+            message = f"--sm: no board of L4T {l4t} has SM {capability}"
+            raise UsageError(message, hint=f"its boards have {', '.join(release.sms)}; without --l4t, any GPU goes")
+    for wheel in wheels:
+        tag = wheel_name(wheel.name).words[-1]
+        if tag != "any" and "aarch64" not in tag:
+            message = f"the wheel is for {tag}, and L4T {l4t} runs on aarch64 only"
+            raise UsageError(message, where=str(wheel), hint="name the wheel for aarch64, or leave --l4t out")
 
 
 def _same_major(sms: Sequence[int], l4t: str | None) -> tuple[bool | None, str | None]:
     """Return whether code of the same major runs there, and a note if that depends on a release that is not given."""
-    of_boards = {sm_of(capability) for row in platforms() for capability in row.sms}
-    unknown = [f"{sm // 10}.{sm % 10}" for sm in sms if sm in of_boards]
+    of_boards = {capability for row in platforms() for capability in row.sms}
+    unknown = [capability for capability in map(dotted_sm, sms) if capability in of_boards]
     if l4t or not unknown:
         return tables().same_major(l4t), None
     note = f"some L4T releases run code of the same major on SM {', '.join(unknown)}, others do not"
@@ -150,7 +145,7 @@ def _compiled(
     paths: Sequence[Path], rules: SlimRules, l4t: str | None, session: Session
 ) -> dict[Path, CompiledLibraries]:
     """Compile what GPUs would compile, of the wheels that are slimmed."""
-    chosen = [path for path in paths if refusal(wheel_name(path.name).package, rules) is None]
+    chosen = [path for path in paths if refusal(wheel_name(path.name), rules) is None]
     try:
         wheels = compile_loose(chosen, rules, l4t, session)
     except MalformedError as error:
@@ -183,6 +178,7 @@ def _check_any(paths: Sequence[Path], reports: Sequence[SlimReport], *, nvidia: 
     first = reports[0]
     owned = first.package.startswith(_NVIDIA.rstrip("*")) and not nvidia
     hint = "--nvidia changes these wheels all the same" if owned else "name a wheel with CUDA libraries"
+    hint = "name the wheel that it was made of" if slimmed_label(first.version) else hint
     more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
     raise UsageError(f"no wheel was written: {first.skipped}{more}", where=str(paths[0]), hint=hint)
 

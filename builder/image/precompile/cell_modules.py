@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from builder.audit.gather_facts import gather
 from builder.audit.gather_kernels import gather_kernels
-from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, precompiles
+from builder.audit.precompile_choice import modules_of_wheel, needed_kernels
 from builder.errors import LockError
 from builder.image.precompile.module_compiler import WheelModule, compile_modules
 from builder.image.precompile.ptxas import ptxas_of
+from builder.lock.index_sources import locks_tools
 from builder.model.precompiled import CompiledWheel
 from builder.models.preflight.server_context import server_context
 from builder.remote.wheelhouse import fetch
@@ -30,7 +31,7 @@ def cell_modules(job: Job, lock: Lock, slimmed: Collection[str], session: Sessio
         NetworkError, IntegrityError, DiskError: a wheel cannot be fetched, or its kernels cannot be stored.
         LockError: the lock has no `ptxas`.
     """
-    if not precompiles(job):
+    if not locks_tools(job):
         return {}
     wheels = [wheel for wheel in lock.wheels if wheel.sha256 in slimmed]
     kernels = gather_kernels(wheels, gather(wheels, session), session)

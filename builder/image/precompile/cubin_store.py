@@ -14,10 +14,11 @@ import zstandard
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.code_targets import target_name
+from builder.audit.cubin import read_cubin_headers
 from builder.errors import BuildError
 from builder.host import records
 from builder.host.files import disk_errors, mark_used, write_bytes
-from builder.image.precompile.cubin_entry import PackedCubin, cubin_sm, pack_cubin
+from builder.image.precompile.cubin_entry import PackedCubin, pack_cubin
 from builder.image.precompile.ptxas import check_kernels
 from builder.model.audits import GpuTarget
 from builder.model.precompiled import CubinKey
@@ -69,7 +70,7 @@ def checked_cubin(frame: bytes, key: CubinKey, ptx: bytes) -> PackedCubin | None
             return None
         cubin = zstandard.ZstdDecompressor().decompress(frame)
         target = _target_of(key)
-        if cubin_sm(cubin) != target.sm:
+        if read_cubin_headers(cubin).sm != target.sm:
             return None
         check_kernels(cubin, ptx, "the cache")
         return PackedCubin(target, cubin, frame)

@@ -10,13 +10,13 @@ from builder.audit.byte_source import File
 from builder.audit.gather_kernels import read_kernels
 from builder.audit.gpu_rules import compiler_of
 from builder.audit.precompile_choice import every_kernel, modules_to_compile
-from builder.audit.rule_tables import major_minor
+from builder.audit.rule_tables import major_minor, tables
 from builder.audit.slim_tables import slim_tables
-from builder.errors import UsageError
+from builder.errors import BuildError, LockError, UsageError
 from builder.image.precompile.module_compiler import WheelModule, compile_modules
 from builder.image.precompile.ptxas import ptxas_of
 from builder.jetson.distributions import platforms
-from builder.lock.build_tools import package_of, ptxas_wheel
+from builder.lock.build_tools import PTXAS_OFF, package_of, ptxas_wheel
 from builder.lock.wheel_properties import measured
 from builder.model.platforms import Platform
 from builder.model.precompiled import CompiledWheel
@@ -52,11 +52,16 @@ def compile_loose(
     if not modules:
         return {}
     every = [WheelModule(wheel, module) for wheel, rows in modules.items() for module in rows]
-    cuda = "{}.{}".format(*(_driver(l4t) or _oldest_compiler([row.module for row in every])))
-    tool = measured([ptxas_wheel(f"{package_of(cuda)}=={cuda}.*", _this_machine(), session)], session)[0]
-    fetch([tool], session)
-    ptxas = ptxas_of(tool, session.workspace)
-    compile_modules(every, ptxas, session)
+    cuda = "{}.{}".format(*(_driver(l4t) or oldest_compiler([row.module for row in every])))
+    try:
+        tool = measured([ptxas_wheel(f"{package_of(cuda)}=={cuda}.*", _this_machine(), session)], session)[0]
+        fetch([tool], session)
+        ptxas = ptxas_of(tool, session.workspace)
+        compile_modules(every, ptxas, session)
+    except (BuildError, LockError) as error:
+        # There is no recipe to change.
+        error.hint = error.hint and error.hint.replace(PTXAS_OFF, "leave --precompile out")
+        raise
     return {wheel: CompiledWheel(ptxas=ptxas.version, modules=rows) for wheel, rows in modules.items()}
 
 
@@ -64,9 +69,11 @@ def _driver(l4t: str | None) -> tuple[int, int] | None:
     return next((major_minor(row.cuda) for row in platforms() if row.l4t == l4t), None) if l4t else None
 
 
-def _oldest_compiler(modules: Sequence[PtxModule]) -> tuple[int, int]:
-    known = dict(slim_tables().compilers)
-    return max(max(compiler_of(module.isa), known.get(module.sm, (0, 0))) for module in modules)
+def oldest_compiler(modules: Sequence[PtxModule]) -> tuple[int, int]:
+    """Return the oldest CUDA release with a compiler that knows the PTX and the GPUs of all modules."""
+    known, without = dict(slim_tables().compilers), slim_tables().driver_only
+    needed = max(max(compiler_of(module.isa), known.get(module.sm, (0, 0))) for module in modules)
+    return min((cuda for _, cuda in tables().ptx if cuda >= needed and cuda not in without), default=needed)
 
 
 def _modules(wheel: Path, rules: SlimRules, session: Session) -> tuple[PtxModule, ...]:

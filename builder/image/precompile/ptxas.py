@@ -14,6 +14,7 @@ from builder.audit.code_targets import target_name
 from builder.errors import BuildError, ProgramFailedError, ProgramMissingError
 from builder.host.files import atomic_file, disk_errors, work_folder
 from builder.host.process import run
+from builder.lock.build_tools import PTXAS_OFF
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +79,7 @@ def check_kernels(cubin: bytes, ptx: bytes, origin: str) -> None:
         raise BuildError(f"the result of {origin} does not have the kernels of its PTX", hint=_REPORT)
 
 
-_OFF = '`precompile = "off"` under [image] leaves the compilation to the board'
-_REPORT = f"report it to jbuild's authors; until then {_OFF}"
+_REPORT = f"report it to jbuild's authors; until then {PTXAS_OFF}"
 
 
 def ptxas_of(wheel: LockedWheel, workspace: Workspace) -> Ptxas:
@@ -107,7 +107,7 @@ def _program(wheel: Path) -> bytes:
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
         hint = "remove the file, then run the same command again"
         raise BuildError(f"the wheel of ptxas cannot be read: {error}", where=str(wheel), hint=hint) from error
-    raise BuildError("the wheel has no ptxas", where=wheel.name, hint=f"run `jbuild lock --force`, or {_OFF}")
+    raise BuildError("the wheel has no ptxas", where=wheel.name, hint=f"run `jbuild lock --force`, or {PTXAS_OFF}")
 
 
 def _version(path: Path) -> str:
@@ -124,21 +124,21 @@ def _version(path: Path) -> str:
 
 def _not_runnable(path: Path) -> BuildError:
     return BuildError(
-        "ptxas does not run on this machine", where=str(path), hint=f"build on another machine, or {_OFF}"
+        "ptxas does not run on this machine", where=str(path), hint=f"build on another machine, or {PTXAS_OFF}"
     )
 
 
 def _failure(error: ProgramFailedError, version: str, arch: str) -> BuildError:
     log = error.output[-_LONGEST_LOG:]
     if error.code in _KILLED:
-        hint = f"close other programs, or give this machine more memory (a module needs up to 1 GB); or {_OFF}"
+        hint = f"close other programs, or give this machine more memory (a module needs up to 1 GB); or {PTXAS_OFF}"
         return BuildError(f"ptxas {version} was killed, as the kernel does when memory is short", hint=hint, log=log)
     if newer := _NEWER.search(error.output):
         isa = newer["isa"] or newer["other"]
-        hint = f"take wheels for the cell's own CUDA release, or {_OFF}: the board's driver is as old"
+        hint = f"take wheels for the cell's own CUDA release, or {PTXAS_OFF}; the board's driver is as old"
         return BuildError(f"a wheel's PTX {isa} is newer than ptxas {version}", hint=hint, log=log)
     if _UNKNOWN_GPU.search(error.output):
-        return BuildError(f"ptxas {version} does not know {arch}", hint=f"choose a newer CUDA, or {_OFF}", log=log)
+        return BuildError(f"ptxas {version} does not know {arch}", hint=f"choose a newer CUDA, or {PTXAS_OFF}", log=log)
     return BuildError(f"ptxas {version} cannot compile a module for {arch}", hint=_REPORT, log=log)
 
 

@@ -40,6 +40,10 @@ def retained_entries(
     Raises:
         MalformedError: the code of an entry cannot be read.
     """
-    candidates = [ContainerCode(entry.code, partial(kernels, entry)) for entry in entries]
-    candidates += [ContainerCode(entry.code, partial(iter, entry.kernels)) for entry in added]
+    candidates = [_candidate(entry.code, partial(kernels, entry)) for entry in entries]
+    candidates += [_candidate(entry.code, partial(iter, entry.kernels)) for entry in added]
     return [entry for entry, stays in zip(entries, retained(candidates, rules), strict=False) if stays]
+
+
+def _candidate(code: Code | None, kernels: Callable[[], Iterable[bytes]]) -> ContainerCode:
+    return ContainerCode(code.target if code else None, kernels)

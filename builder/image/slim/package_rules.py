@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from builder.audit.slim_tables import unchanged_row
 
 if TYPE_CHECKING:
+    from builder.image.slim.wheel_names import WheelName
     from builder.model.slimming import SlimRules
 
 
-def refusal(package: str, rules: SlimRules) -> str | None:
-    """Return the reason why a package stays as it is; None if it is slimmed."""
-    if _matches(package, rules.exclude):
+_LABEL = re.compile(r"(?<![a-z0-9])(?:sm\d+\.)*sm\d+$")
+
+
+def refusal(wheel: WheelName, rules: SlimRules) -> str | None:
+    """Return the reason why a wheel stays as it is; None if it is slimmed."""
+    if _matches(wheel.package, rules.exclude):
         return "the rules exclude it"
-    if _matches(package, rules.include):
-        return None
-    row = unchanged_row(package)
+    if label := slimmed_label(wheel.version):
+        return f"its label {label} says that other code is gone already"
+    row = None if _matches(wheel.package, rules.include) else unchanged_row(wheel.package)
     return row.why if row else None
+
+
+def slimmed_label(version: str) -> str | None:
+    """Return the part of a version's local label that slimming writes, such as sm87.sm110."""
+    match = _LABEL.search(version.partition("+")[2])
+    return match[0] if match else None
 
 
 def _matches(package: str, globs: tuple[str, ...]) -> bool:

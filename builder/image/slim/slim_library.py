@@ -145,17 +145,17 @@ def _slimmed_library(
     note = next((outcome.note for outcome in outcomes if outcome.note), None)
     chunks = byte_plan.arranged(source.size, regions, patches)
     after = sum(map(byte_plan.length, chunks))
-    compiled = _amounts((entry.code, len(entry.data)) for container in slimmed for entry in container.added)
+    compiled = amounts_of((entry.code, len(entry.data)) for container in slimmed for entry in container.added)
     retained = ((entry.code, entry.header + entry.size) for container in slimmed for entry in container.entries)
     report = SlimmedLibrary(
         path=path,
         method=_method(source.size, after) if outcomes else "unchanged",
         before=source.size,
         after=after,
-        retained=_amounts(
+        retained=amounts_of(
             chain(retained, ((entry.code, len(entry.data)) for container in slimmed for entry in container.added))
         ),
-        removed=_amounts(
+        removed=amounts_of(
             (entry.code, entry.header + entry.size) for container in slimmed for entry in _removed(container)
         ),
         note=note,
@@ -298,7 +298,8 @@ def _in_place(containers: Sequence[SlimmedContainer], note: str | None) -> _Outc
     return _Outcome(tuple(regions), {}, note)
 
 
-def _amounts(entries: Iterable[tuple[Code | None, int]]) -> tuple[CodeAmount, ...]:
+def amounts_of(entries: Iterable[tuple[Code | None, int]]) -> tuple[CodeAmount, ...]:
+    """Return the code for each target, of pairs of code and its bytes."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for code, size in entries:
         row = counts[_label(code)]

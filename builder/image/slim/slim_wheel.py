@@ -17,8 +17,9 @@ from builder.audit.slim_tables import code_sections
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
 from builder.image.slim import elf_layout
+from builder.image.slim.loose_cubins import LooseCubin, cubin_reports, judge_cubin
 from builder.image.slim.package_rules import refusal
-from builder.image.slim.slim_library import has_code, slim_library, unchanged
+from builder.image.slim.slim_library import SlimLibrary, has_code, slim_library, unchanged
 from builder.image.slim.wheel_names import (
     SIGNATURES,
     labelled_metadata,
@@ -30,20 +31,19 @@ from builder.image.slim.wheel_zip import WheelWriter, crc32_of, deflate, file_bl
 from builder.model.slimming import SlimReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.wheel_reader import Member
     from builder.image.slim.entry_choice import AddedEntry
-    from builder.image.slim.slim_library import SlimLibrary
     from builder.image.slim.wheel_names import Renaming, WheelName
     from builder.image.slim.wheel_zip import Deflation
-    from builder.model.slimming import SlimRules
+    from builder.model.slimming import SlimmedLibrary, SlimRules
 
 # Another version of the writer gives other bytes.
-ALGORITHM = 1
+ALGORITHM = 2
 _ELF = b"\x7fELF"
 _LONGEST_METADATA = 64 << 20
 
@@ -84,16 +84,18 @@ def slim_wheel(
     """
     name = wheel_name(wheel.name)
     digest = sha256_of(wheel)
-    reason = refusal(name.package, rules)
-    libraries: dict[str, SlimLibrary] = {}
+    reason = refusal(name, rules)
+    reports: tuple[SlimmedLibrary, ...] = ()
     if reason is None:
         members = _members(wheel)
-        libraries = _libraries(wheel, members, name, rules, on_bytes, compiled)
-        if not any(library.report.method != "unchanged" for library in libraries.values()):
-            reason = "it has no code for other GPUs" if libraries else "it has no GPU code"
+        libraries, cubins = _slimmed_members(wheel, members, name, rules, on_bytes, compiled)
+        reports = (*(library.report for library in libraries.values()), *cubin_reports(cubins.values()))
+        if all(report.method == "unchanged" for report in reports):
+            reason = "it has no code for other GPUs" if reports else "it has no GPU code"
     if reason is None:
+        gone = frozenset(path for path, cubin in cubins.items() if not cubin.stays)
         with disk_errors(target):
-            _write(wheel, target, members, libraries, label, on_bytes)
+            _write(wheel, target, members, libraries, gone, label, on_bytes)
     written = target if reason is None else wheel
     return SlimReport(
         package=name.package,
@@ -105,7 +107,7 @@ def slim_wheel(
         slimmed_sha256=sha256_of(target) if reason is None else digest,
         slimmed_size=written.stat().st_size,
         algorithm=ALGORITHM,
-        libraries=tuple(library.report for library in libraries.values()),
+        libraries=reports,
         skipped=reason,
         ptxas=compiled.ptxas if compiled else None,
     )
@@ -128,25 +130,27 @@ def _members(wheel: Path) -> tuple[Member, ...]:
     return members
 
 
-def _libraries(
+def _slimmed_members(
     wheel: Path,
     members: Iterable[Member],
     name: WheelName,
     rules: SlimRules,
     on_bytes: Callable[[float], object],
     compiled: CompiledLibraries | None,
-) -> dict[str, SlimLibrary]:
-    """Return the libraries with GPU code, by their names in the zip."""
+) -> tuple[dict[str, SlimLibrary], dict[str, LooseCubin]]:
+    """Return the libraries with GPU code, and the cubins that are files, by their names in the zip."""
     data = File(wheel)
     elves = [member for member in members if wheel_reader.head(data, member, len(_ELF)) == _ELF]
 
-    def slimmed(member: Member, progress: Progress) -> SlimLibrary | None:
-        library = _library(data, member, name.package, rules, compiled)
+    def slimmed(member: Member, progress: Progress) -> LooseCubin | SlimLibrary | None:
+        cubin = judge_cubin(wheel_reader.source(data, member), name.package, member.path, rules)
+        result = cubin or _library(data, member, name.package, rules, compiled)
         progress.advance(member.size)
-        return library
+        return result
 
-    results = map_with_progress(slimmed, elves, on_bytes, _threads())
-    return {member.name: library for member, library in zip(elves, results, strict=True) if library}
+    results = dict(zip(elves, map_with_progress(slimmed, elves, on_bytes, _threads()), strict=True))
+    libraries = {member.name: row for member, row in results.items() if isinstance(row, SlimLibrary)}
+    return libraries, {member.name: row for member, row in results.items() if isinstance(row, LooseCubin)}
 
 
 def _library(
@@ -179,6 +183,7 @@ def _write(
     target: Path,
     members: tuple[Member, ...],
     libraries: Mapping[str, SlimLibrary],
+    gone: Collection[str],
     label: str | None,
     on_bytes: Callable[[float], object],
 ) -> None:
@@ -186,7 +191,7 @@ def _write(
     if record is None:
         raise MalformedError("it has no RECORD", where=wheel.name)
     rename = renaming(record.name.partition("/")[0], label)
-    by_name = {member.name: member for member in members}
+    by_name = {member.name: member for member in members if member.name not in gone}
     data = File(wheel)
     with ExitStack() as stack, atomic_file(target) as temporary:
 
@@ -199,7 +204,7 @@ def _write(
         results = map_with_progress(rewrite, contents, on_bytes, _threads())
         rewritten = {name: result for (name, _), result in zip(contents, results, strict=True)}
         changed = {name: (row.deflation.sha256, row.deflation.size) for name, row in rewritten.items()}
-        text = updated_record(_content(data, record), rename, changed)
+        text = updated_record(_content(data, record), rename, changed, gone)
         rewritten[record.name] = rewrite((record.name, [text]), Progress())
         with temporary.open("wb") as file:
             _assemble(wheel, data, by_name, rewritten, rename, file)

@@ -6,13 +6,16 @@ import base64
 import csv
 import io
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from builder.audit.byte_source import MalformedError
 from builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 _VERSION = re.compile(r"^Version:[ \t]*(\S+)[ \t]*$", re.MULTILINE)
 # Signatures of a RECORD are for its bytes: with another RECORD they are wrong.
@@ -95,8 +98,10 @@ def labelled_metadata(metadata: bytes, label: str) -> bytes:
     return f"{head}{separator}{body}".encode("utf-8", "surrogateescape")
 
 
-def updated_record(record: bytes, rename: Renaming, changed: dict[str, tuple[bytes, int]]) -> bytes:
-    """Return RECORD with the sha256 and the size of members that changed, by their old names.
+def updated_record(
+    record: bytes, rename: Renaming, changed: Mapping[str, tuple[bytes, int]], gone: Collection[str] = ()
+) -> bytes:
+    """Return RECORD with the sha256 and the size of members that changed, by their old names, without those `gone`.
 
     Raises:
         MalformedError: it is not a RECORD, or lacks one of them.
@@ -106,7 +111,8 @@ def updated_record(record: bytes, rename: Renaming, changed: dict[str, tuple[byt
     try:
         for name, digest, size in csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"))):
             missing.discard(name)
-            rows.append((rename(name), *(_hashed(*changed[name]) if name in changed else (digest, size))))
+            if name not in gone:
+                rows.append((rename(name), *(_hashed(*changed[name]) if name in changed else (digest, size))))
     except (csv.Error, ValueError) as error:
         raise MalformedError(f"its RECORD cannot be read: {error}") from error
     if missing:

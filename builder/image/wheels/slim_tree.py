@@ -12,11 +12,12 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import File, MalformedError
-from builder.audit.slim_tables import code_sections, slim_tables
+from builder.audit.slim_tables import code_sections, cubin_glob, slim_tables
 from builder.errors import IntegrityError
 from builder.host import records
 from builder.image.precompile.module_compiler import CompiledEntries, compiled_entries
 from builder.image.slim import elf_layout
+from builder.image.slim.loose_cubins import cubin_reports, judge_cubin
 from builder.image.slim.slim_library import has_code, slim_library
 from builder.image.slim.slim_wheel import ALGORITHM
 from builder.image.slim.wheel_names import Renaming, updated_record
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.paths import Workspace
+    from builder.image.slim.loose_cubins import LooseCubin
     from builder.model.locks import LockedWheel
     from builder.model.precompiled import CompiledWheel, CubinKey
     from builder.model.slimming import SlimmedLibrary, SlimRules
@@ -42,14 +44,14 @@ def slim_key(rules: SlimRules, compiled: CompiledWheel | None = None) -> str:
 
     That is its rules, tables, the version of the method, and the modules that are compiled.
     """
-    more = (compiled,) if compiled else ()
-    return f"slim{ALGORITHM}-{records.fingerprint(rules, slim_tables().sections, *more)[:12]}"
+    more, tables = (compiled,) if compiled else (), slim_tables()
+    return f"slim{ALGORITHM}-{records.fingerprint(rules, tables.sections, tables.cubins, *more)[:12]}"
 
 
 def slim_installed(
     wheel: LockedWheel, packages: Path, rules: SlimRules, compiled: CompiledWheel | None, workspace: Workspace
 ) -> None:
-    """Slim the libraries of a wheel that was just unpacked into a site-packages folder.
+    """Slim the libraries of a wheel that was just unpacked into a site-packages folder, and remove its other cubins.
 
     `compiled` are modules in the cache to add. A wheel without code to remove stays as it is; a library whose code
     cannot be read does, too.
@@ -69,13 +71,21 @@ def slim_installed(
     text = record.read_bytes()
     changed: dict[str, tuple[bytes, int]] = {}
     libraries: list[SlimmedLibrary] = []
+    cubin_files: dict[str, LooseCubin] = {}
     for name in _files(text):
+        if cubin := _cubin(wheel.name, name, packages / name, rules):
+            cubin_files[name] = cubin
+            continue
         library, keys = _slim_file(wheel.name, name, packages / name, rules, changed, added)
         if library:
             libraries.append(library)
             cubins += keys
-    if not changed:
+    gone = frozenset(name for name, cubin in cubin_files.items() if not cubin.stays)
+    if not changed and not gone:
         return
+    for name in gone:
+        (packages / name).unlink()
+    libraries += cubin_reports(cubin_files.values())
     report = TreeReport(
         package=wheel.name,
         version=wheel.version,
@@ -90,7 +100,7 @@ def slim_installed(
     row = f"{folder.name}/{_REPORT},,\n".encode()
     changed[f"{folder.name}/{_REPORT}"] = hashlib.sha256(content).digest(), len(content)
     try:
-        record.write_bytes(updated_record(text + row, Renaming(folder.name, "", ""), changed))
+        record.write_bytes(updated_record(text + row, Renaming(folder.name, "", ""), changed, gone))
     except MalformedError as error:
         hint = "report it to the authors of the wheel; `slim-packages` in the recipe's [image] leaves it as it is"
         raise IntegrityError(f"{wheel.filename}: {error.message}", where=str(record), hint=hint) from error
@@ -165,6 +175,10 @@ def _slim_file(
     if library.report.method != "unchanged":
         changed[name] = _replace(path, library.blocks(source))
     return library.report, more.keys if library.report.compiled else ()
+
+
+def _cubin(package: str, name: str, path: Path, rules: SlimRules) -> LooseCubin | None:
+    return judge_cubin(File(path), package, name, rules) if cubin_glob(package, name) and _is_elf(path) else None
 
 
 def _is_elf(path: Path) -> bool:

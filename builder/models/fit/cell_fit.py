@@ -91,6 +91,10 @@ def served_files(job: Job, models: Sequence[LockedModel] | None, session: Sessio
 
 def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) -> BoardFit:
     """Return the estimate for one board; without a board, only the memory that the server needs."""
+    if board and not (board.is_jetson or job.platform.has_gpu):
+        fit = _estimate(job, shape, files, None)
+        unknown = f"jbuild does not know the main memory of {board.name}, which a server on the CPU needs"
+        return replace(fit, remarks=(*fit.remarks, unknown))
     gpu, memory, vllm = job.platform.has_gpu, board.usable if board else None, pinned_version(job.spec.requires)
     settings = settings_of(job.spec.server, shape, gpu=gpu, vllm=vllm, memory=memory)
     if not shape.has_cache:
@@ -116,7 +120,9 @@ def _estimate(job: Job, shape: Shape, files: ModelFiles, board: Board | None) ->
         verdict=_verdict(settings, fixed, machine, room, sequence_size),
     )
     notes = (*_remarks(fit, shape, board, job.platform), *_fp8_remarks(fit, shape, board, vllm))
-    return replace(fit, remarks=(*settings.remarks, *shape.unknown, *notes))
+    fit = replace(fit, remarks=(*settings.remarks, *shape.unknown, *notes))
+    mismatch = board.mismatch(job.platform) if board else None
+    return fit.with_refusals(mismatch) if mismatch else fit
 
 
 def _activations(shape: Shape, settings: ServingSettings) -> MemoryItem:
@@ -211,6 +217,3 @@ def _remarks(fit: BoardFit, shape: Shape, board: Board | None, platform: Platfor
     if fit.lower_to is not None:
         lower = f"set {fit.lower_to:g} or less; the estimate assumes that" if fit.lower_to > 0 else "no memory is free"
         yield f"--gpu-memory-utilization {settings.utilization:g} exceeds the free memory of {board.name}: {lower}"
-    if platform.has_gpu and not board.suits(platform):
-        sms = ", ".join(platform.sms)
-        yield f"images for {platform.name} (SM {sms}) do not run on {board.name} (SM {board.sm})"

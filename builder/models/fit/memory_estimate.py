@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Basis = Literal["exact", "estimate", "setting"]
@@ -116,6 +116,11 @@ class BoardFit:
     def fixed(self) -> int:
         """The bytes that the server needs without a KV cache."""
         return sum(item.size for item in self.lines)
+
+    def with_refusals(self, *refusals: str) -> BoardFit:
+        """Return the estimate with more reasons why the server does not start there."""
+        verdict: Verdict = "refused" if refusals and self.verdict != "no" else self.verdict
+        return replace(self, refusals=(*self.refusals, *refusals), verdict=verdict)
 
     @property
     def lower_to(self) -> float | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.audits import Finding
     from builder.model.locks import Job, Lock
-    from builder.models.fit.memory_estimate import BoardFit, CellFit, Verdict
+    from builder.models.fit.memory_estimate import BoardFit, CellFit
     from builder.models.preflight.server_context import ServerContext
 
 # The server starts, and refuses the questions.
@@ -72,8 +72,7 @@ def with_refusals(fit: CellFit, job: Job, lock: Lock | None, session: Session) -
             for finding in findings(replace(context, boards=boards))
             if finding.severity == "error" and finding.rule not in ignored
         )
-        verdict: Verdict = "refused" if refusals and row.verdict != "no" else row.verdict
-        return replace(row, refusals=refusals, verdict=verdict)
+        return row.with_refusals(*refusals)
 
     return replace(fit, boards=tuple(map(judged, fit.boards)))
 

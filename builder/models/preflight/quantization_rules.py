@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.host.toml import documents
+from builder.jetson.boards import dotted_sm
 from builder.models.preflight.server_context import joined, model_finding, server_finding
 
 if TYPE_CHECKING:
@@ -173,15 +174,11 @@ def _gpus(context: ServerContext, release: Release, method: str, min_sm: int | N
     if not context.gpu or not lacking or min_sm is None:
         return
     everywhere = len(lacking) == len(context.boards)
-    lower = " and ".join(sorted({_sm(sm) for sm in lacking.values()}))
+    lower = " and ".join(sorted({f"SM {dotted_sm(sm)}" for sm in lacking.values()}))
     owners = f"{joined(sorted(lacking))} have" if len(context.boards) > 1 else "the board has"
-    detail = f"{method} of {release} needs {_sm(min_sm)}, and {owners} {lower}"
+    detail = f"{method} of {release} needs SM {dotted_sm(min_sm)}, and {owners} {lower}"
     fix = "choose a checkpoint with another quantisation, such as AWQ or GPTQ with 4 bits"
     yield server_finding(_GPU, "error" if everywhere else "warning", "quantization", detail, fix)
-
-
-def _sm(sm: int) -> str:
-    return f"SM {sm // 10}.{sm % 10}"
 
 
 def _packages(context: ServerContext, wanted: str) -> Iterator[Finding]:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from builder.jetson.boards import Board
     from builder.model.recipes import Recipe
 
 NO_BOARD = "none"
 _GENERIC = Spec(requires=("vllm=={vllm}",))
 _NONE = Version("0")
+_AXES = ("l4t", "distribution", "ubuntu", "cuda", "python", "sm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +82,10 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
     if answers.board == NO_BOARD:
         if answers.l4t or answers.cuda:
             raise UsageError("--l4t and --cuda need a board", hint="name it with --board")
-    else:
+    elif (row := board(answers.board)).is_jetson:
         answers = replace(answers, l4t=_release(answers, folders))
+    else:
+        raise _no_jetson(row, folders)
     like = _most_similar(answers, _shipped_recipes(folders))
     values = {axis.name: axis.values[0] for axis in like.matrix.axes} if like else {}
     if answers.vllm is None:
@@ -99,6 +103,13 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
         raise UsageError("no model can be proposed", hint="name one with --model hf://ORGANISATION/NAME@REVISION")
     answers = replace(answers, model=model, name=answers.name or _name(answers))
     return Proposal(answers=answers, axes=_axes(answers, values), spec=spec, like=like)
+
+
+def _no_jetson(row: Board, folders: tuple[Path, ...]) -> UsageError:
+    alike = (recipe for recipe in _shipped_recipes(folders) if recipe.architecture == "amd64")
+    copy = next((f"copy {recipe.path}" for recipe in alike), "write one")
+    hint = f'{copy}, with `sm = ["{row.sm}"]` under [matrix]; `jbuild init --help` shows the Jetsons'
+    return UsageError(f"jbuild init writes recipes for Jetsons and for the CPU, not for {row.name}", hint=hint)
 
 
 def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
@@ -158,6 +169,8 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
     versions = {"cuda": answers.cuda, "python": answers.python}
     fixed = {**system, **{name: value for name, value in versions.items() if value}}
     proposed = {name: values[name] for name in ("ubuntu", "cuda", "python") if name in values} | fixed
+    if "sm" in values and answers.board != NO_BOARD:
+        proposed["sm"] = board(answers.board).sm
     try:
         platform_for(proposed.items(), "arm64")
     except JbuildError:
@@ -167,7 +180,7 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
     except JbuildError as error:
         raise UsageError(error.message, hint=error.hint) from error
     axes = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
-    return tuple((name, axes[name]) for name in ("l4t", "distribution", "ubuntu", "cuda", "python") if name in axes)
+    return tuple((name, axes[name]) for name in _AXES if name in axes)
 
 
 def _name(answers: Answers) -> str:

@@ -82,7 +82,27 @@ def render(proposal: Proposal) -> str:
         model_name=model.name if model else _model_name(answers.model or ""),
         licence=model.licence if model else None,
     )
-    return "".join(f"{_aligned(line)}\n" for line in text.splitlines())
+    reasons = _reasons(proposal.like.path) if proposal.like else {}
+    lines = (line for row in text.splitlines() for line in (*reasons.get(_code(row), ()), _aligned(row)))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _reasons(path: Path) -> dict[str, list[str]]:
+    """Return the comments above each line of a recipe: they hold for a new recipe that has the same line."""
+    reasons: dict[str, list[str]] = {}
+    comments: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            comments.append(line)
+            continue
+        if comments and " = " in line:
+            reasons[line] = comments
+        comments = []
+    return reasons
+
+
+def _code(line: str) -> str:
+    return line.partition("  ## ")[0].rstrip()
 
 
 def remarks(path: Path) -> Iterator[str]:
@@ -123,8 +143,8 @@ def _model_name(source: str) -> str:
 
 def _aligned(line: str) -> str:
     """Move a key's comment into its column."""
-    code, mark, comment = line.partition("  ## ")
-    return f"{code.rstrip().ljust(_COLUMN - 2)}  # {comment}" if mark else line
+    _, mark, comment = line.partition("  ## ")
+    return f"{_code(line).ljust(_COLUMN - 2)}  # {comment}" if mark else line
 
 
 def _names(names: Sequence[str]) -> str:
