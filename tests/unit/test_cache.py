@@ -498,6 +498,5 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "bundle-runs",
         "programs",
         "packed",
-        "programs",
         "systems",
     }
