@@ -43,9 +43,13 @@ class Variant:
 
 
 _SLIM = {"slim": True, "slim-packages": {"*": True}}
-WHOLE = Variant(name="gpu-whole", description="all GPU code of the wheels", tables={"image": {"slim": False}})
 VARIANTS = (
-    WHOLE,
+    Variant(
+        name="gpu-whole",
+        description="all GPU code of torch, vLLM and NVIDIA's libraries",
+        # 295 MB of kernels for other GPUs, one a file, would only have to travel.
+        tables={"image": {"slim": False, "slim-packages": {"flashinfer-cubin": True}}},
+    ),
     Variant(name="gpu-slim", description="without the GPU code for other GPUs", tables={"image": _SLIM}),
     Variant(
         name="gpu-precompiled",
@@ -64,7 +68,7 @@ VARIANTS = (
         name="gpu-other",
         description="slimmed for a GPU that the machine does not have",
         tables={
-            "image": {"slim": False, "slim-packages": {"torch": True}},
+            "image": {"slim": False, "slim-packages": {"torch": True, "flashinfer-cubin": True}},
             "matrix": {"sm": ["12.0"]},
         },
     ),
