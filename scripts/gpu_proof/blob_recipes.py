@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--have", type=Path, action="append", default=[], help="folder whose files the other machine gets"
     )
-    step.add_argument("--preset", type=int, default=6, help="LZMA's preset (default: 6)")
+    step.add_argument("--level", type=int, default=12, help="zstd's level for literals (default: 12)")
     step.add_argument("--unchecked", action="store_true", help="do not pack each blob again to compare it")
     step = steps.add_parser("pack", help="cut the recipes into parts")
     step.add_argument("encoded", type=Path)
@@ -85,7 +85,7 @@ def _encode(options: argparse.Namespace) -> None:
         inventory,
         options.output,
         Workspace.current(),
-        preset=options.preset,
+        level=options.level,
         check=not options.unchecked,
         say=_say,
     )

@@ -174,7 +174,7 @@ def encode(
     target: Path,
     workspace: Workspace,
     *,
-    preset: int,
+    level: int,
     check: bool,
     say: Callable[[str], object],
 ) -> None:
@@ -204,8 +204,7 @@ def encode(
             blobs_steps.append((found, encoder.blob(found, folder)))
             say(f"split {found.blob.digest[:19]}: {encoder.literal_bytes / 1e6:.1f} MB of literals so far")
         write_recipes(target, encoder.recipes(images, blobs_steps))
-        (target / LITERALS).mkdir(exist_ok=True)
-        spool.compress(target / LITERALS, preset)
+        spool.compress(target / LITERALS, level)
 
 
 class _Encoder:
