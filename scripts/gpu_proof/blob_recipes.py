@@ -14,6 +14,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("layout", type=Path)
     step.add_argument("--inventory", type=Path, help="the same lines as for encode")
     step.add_argument("--have", type=Path, action="append", default=[], help="folder with more files")
+    step.add_argument("--blob", action="append", default=[], help="digest of a blob; only these are made")
     return parser
 
 
@@ -121,6 +123,9 @@ def _decode(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.layout) as scratch:
         folder = _joined(options.parts, Path(scratch)) if (options.parts / _PARTS).exists() else options.parts
         recipes = read_recipes(folder)
+        if options.blob:
+            chosen = tuple(recipe for recipe in recipes.blobs if recipe.blob.digest in options.blob)
+            recipes = replace(recipes, blobs=chosen)
         expand(folder / LITERALS, Path(scratch) / "literal-bytes")
         _say(f"{(Path(scratch) / 'literal-bytes').stat().st_size / 1e6:.1f} MB of literals")
         files = _inventory(options.inventory) | _files_by_sha256(options.have)
