@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--have", type=Path, action="append", default=[], help="folder whose files the other machine gets"
     )
     step.add_argument("--level", type=int, default=12, help="zstd's level for literals (default: 12)")
+    step.add_argument("--without", action="append", default=[], help="digest of an image that the other machine has")
     step.add_argument("--unchecked", action="store_true", help="do not pack each blob again to compare it")
     step = steps.add_parser("pack", help="cut the recipes into parts")
     step.add_argument("encoded", type=Path)
@@ -81,6 +82,7 @@ def _encode(options: argparse.Namespace) -> None:
         row["digest"] for row in json.loads((options.layout / "index.json").read_text())["manifests"]
     ]
     inventory = set(_inventory(options.inventory)) | set(_files_by_sha256(options.have))
+    others = [layout.read_image(options.layout, digest, options.platform) for digest in options.without]
     encode(
         [layout.read_image(options.layout, digest, options.platform) for digest in images],
         options.layout,
@@ -89,6 +91,7 @@ def _encode(options: argparse.Namespace) -> None:
         Workspace.current(),
         level=options.level,
         check=not options.unchecked,
+        present={blob.digest for image in others for blob in layout.image_blobs(image)},
         say=_say,
     )
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())

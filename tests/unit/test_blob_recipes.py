@@ -111,6 +111,15 @@ def test_only_what_the_receiver_cannot_make_travels(image: Image, encoded: Path)
     assert (encoded / LITERALS).stat().st_size < len(WEIGHTS)
 
 
+def test_blobs_that_the_receiver_has_do_not_travel(
+    tmp_path: Path, session: Session, image: Image, encoded: Path
+) -> None:
+    other = put_image(session.workspace.images, b'{"config":{"User":"other"}}', image.layers, "linux/amd64")
+    argv = ["encode", str(session.workspace.images), str(tmp_path / "other"), "--image", other.digest]
+    assert blob_recipes.main([*argv, "--without", image.digest, "--unchecked"]) == 0
+    assert [recipe.blob for recipe in read_recipes(tmp_path / "other").blobs] == [other.manifest, other.config]
+
+
 def test_a_file_of_the_receiver_that_changed(
     tmp_path: Path, inventory: Path, encoded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
