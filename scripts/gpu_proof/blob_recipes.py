@@ -14,6 +14,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--have", type=Path, action="append", default=[], help="folder whose files the other machine gets"
     )
-    step.add_argument("--preset", type=int, default=6, help="LZMA's preset (default: 6)")
+    step.add_argument("--level", type=int, default=12, help="zstd's level for literals (default: 12)")
+    step.add_argument("--without", action="append", default=[], help="digest of an image that the other machine has")
     step.add_argument("--unchecked", action="store_true", help="do not pack each blob again to compare it")
     step = steps.add_parser("pack", help="cut the recipes into parts")
     step.add_argument("encoded", type=Path)
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("layout", type=Path)
     step.add_argument("--inventory", type=Path, help="the same lines as for encode")
     step.add_argument("--have", type=Path, action="append", default=[], help="folder with more files")
+    step.add_argument("--blob", action="append", default=[], help="digest of a blob; only these are made")
     return parser
 
 
@@ -79,14 +82,16 @@ def _encode(options: argparse.Namespace) -> None:
         row["digest"] for row in json.loads((options.layout / "index.json").read_text())["manifests"]
     ]
     inventory = set(_inventory(options.inventory)) | set(_files_by_sha256(options.have))
+    others = [layout.read_image(options.layout, digest, options.platform) for digest in options.without]
     encode(
         [layout.read_image(options.layout, digest, options.platform) for digest in images],
         options.layout,
         inventory,
         options.output,
         Workspace.current(),
-        preset=options.preset,
+        level=options.level,
         check=not options.unchecked,
+        present={blob.digest for image in others for blob in layout.image_blobs(image)},
         say=_say,
     )
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
@@ -121,6 +126,9 @@ def _decode(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.layout) as scratch:
         folder = _joined(options.parts, Path(scratch)) if (options.parts / _PARTS).exists() else options.parts
         recipes = read_recipes(folder)
+        if options.blob:
+            chosen = tuple(recipe for recipe in recipes.blobs if recipe.blob.digest in options.blob)
+            recipes = replace(recipes, blobs=chosen)
         expand(folder / LITERALS, Path(scratch) / "literal-bytes")
         _say(f"{(Path(scratch) / 'literal-bytes').stat().st_size / 1e6:.1f} MB of literals")
         files = _inventory(options.inventory) | _files_by_sha256(options.have)

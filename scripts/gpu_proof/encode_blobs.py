@@ -174,19 +174,21 @@ def encode(
     target: Path,
     workspace: Workspace,
     *,
-    preset: int,
+    level: int,
     check: bool,
+    present: Collection[str] = (),
     say: Callable[[str], object],
 ) -> None:
     """Write the recipes of the blobs of images, and the literals that they need, to a folder.
 
-    `inventory` are the sha256 of the files that the receiver has. With `check`, blobs that this jbuild packs to other
-    bytes travel as they are; without, the receiver notices.
+    `inventory` are the sha256 of the files that the receiver has, `present` the digests of its blobs. With `check`,
+    blobs that this jbuild packs to other bytes travel as they are; without, the receiver notices.
 
     Raises:
         OSError: a blob cannot be read, or the result cannot be written.
     """
     blobs = {blob.digest: blob for image in images for blob in layout.image_blobs(image)}
+    blobs = {digest: blob for digest, blob in blobs.items() if digest not in present}
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         surveys = []
@@ -204,8 +206,7 @@ def encode(
             blobs_steps.append((found, encoder.blob(found, folder)))
             say(f"split {found.blob.digest[:19]}: {encoder.literal_bytes / 1e6:.1f} MB of literals so far")
         write_recipes(target, encoder.recipes(images, blobs_steps))
-        (target / LITERALS).mkdir(exist_ok=True)
-        spool.compress(target / LITERALS, preset)
+        spool.compress(target / LITERALS, level)
 
 
 class _Encoder:

@@ -1,28 +1,22 @@
-"""Bytes that travel: collected by kind, cut into frames, and compressed on all processors.
-
-Files of one kind share more with each other than with others, and LZMA's filter for x86 programs needs to know them.
-"""
+"""Bytes that travel: collected by kind, since files of one kind share more with each other, and compressed together."""
 
 from __future__ import annotations
 
-import lzma
 import os
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import zstandard
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from concurrent.futures import Future
     from typing import IO
 
-_FRAME = 96 << 20
-_DICTIONARY = 64 << 20
+# Matches are found this far back; zstd's decompressor accepts no more by default.
+_WINDOW_LOG = 27
 _READ = 1 << 20
 _ELF = b"\x7fELF"
-_SUFFIX = ".xz"
-# In the order of the frames: the largest kinds first, since they take the longest.
 _KINDS = ("program", "archive", "cubin", "source", "bytecode", "other", "blob")
 _OF_SUFFIX = {".a": "archive", ".cubin": "cubin", ".pyc": "bytecode"} | dict.fromkeys(
     (".py", ".pyi", ".h", ".hpp", ".cuh", ".cu", ".cpp", ".json", ".txt", ".md"), "source"
@@ -64,25 +58,19 @@ class LiteralSpool:
             at += file.seek(0, os.SEEK_END)
         return offsets
 
-    def compress(self, folder: Path, preset: int) -> None:
-        """Write the frames to a folder, each named by its offset among all literals."""
-        processors = os.cpu_count() or 1
-        offsets = self.offsets()
-        running: set[Future[None]] = set()
-        with ProcessPoolExecutor(processors) as pool:
-            for kind, file in self._files.items():
-                file.seek(0)
-                at = offsets[kind]
-                while data := file.read(_FRAME):
-                    # More frames than processors would only take memory.
-                    if len(running) > processors:
-                        finished, running = wait(running, return_when=FIRST_COMPLETED)
-                        for result in finished:
-                            result.result()
-                    running.add(pool.submit(_compress_frame, data, folder / f"{at:012d}{_SUFFIX}", kind, preset))
-                    at += len(data)
-            for result in running:
-                result.result()
+    def compress(self, target: Path, level: int) -> None:
+        """Write all literals to one compressed file."""
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, window_log=_WINDOW_LOG, enable_ldm=True, threads=os.cpu_count() or 1
+        )
+        with (
+            target.open("wb") as file,
+            zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file) as to,
+        ):
+            for spooled in self._files.values():
+                spooled.seek(0)
+                while block := spooled.read(_READ):
+                    to.write(block)
 
 
 def _kind_of(name: str, head: bytes) -> str:
@@ -91,26 +79,17 @@ def _kind_of(name: str, head: bytes) -> str:
     return "program" if head.startswith(_ELF) else _OF_SUFFIX.get(Path(name).suffix, "other")
 
 
-def _compress_frame(data: bytes, path: Path, kind: str, preset: int) -> None:
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": min(_DICTIONARY, max(len(data), 4096))}]
-    if kind == "program":
-        filters.insert(0, {"id": lzma.FILTER_X86})
-    path.write_bytes(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=filters))
+def expand(compressed: Path, target: Path) -> None:
+    """Write the literals of a compressed file to another file.
 
-
-def expand(folder: Path, target: Path) -> None:
-    """Write all literals of a folder's frames to one file, with a process for each frame."""
-    target.write_bytes(b"")
-    frames = sorted(folder.glob(f"*{_SUFFIX}"))
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(1, len(frames)))) as pool:
-        list(pool.map(_expand_frame, frames, [target] * len(frames)))
-
-
-def _expand_frame(frame: Path, target: Path) -> None:
-    with lzma.open(frame) as source, target.open("r+b") as file:
-        file.seek(int(frame.name.removesuffix(_SUFFIX)))
-        while block := source.read(_READ):
-            file.write(block)
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with compressed.open("rb") as source, target.open("wb") as file:
+            zstandard.ZstdDecompressor().copy_stream(source, file)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{compressed} is damaged: {error}") from error
 
 
 def literal_blocks(file: Path, offset: int, size: int) -> Iterator[bytes]:

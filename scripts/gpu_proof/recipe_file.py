@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECIPES = "recipes.json.xz"
-LITERALS = "literals"
+LITERALS = "literals.zst"
 
 # Kind, position and size. `literal`: bytes of the literals; `source`: all bytes of the source with that number;
 # `copy`: bytes of the original; `zeros`: zeros.

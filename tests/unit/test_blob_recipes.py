@@ -75,7 +75,7 @@ def inventory(tmp_path: Path) -> Path:
 def encoded(tmp_path: Path, session: Session, image: Image, inventory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(blob_recipes.Workspace, "current", lambda: session.workspace)
     argv = ["encode", str(session.workspace.images), str(tmp_path / "encoded"), "--image", image.digest]
-    assert blob_recipes.main([*argv, "--inventory", str(inventory), "--preset", "0"]) == 0
+    assert blob_recipes.main([*argv, "--inventory", str(inventory), "--level", "1"]) == 0
     return tmp_path / "encoded"
 
 
@@ -108,7 +108,16 @@ def test_only_what_the_receiver_cannot_make_travels(image: Image, encoded: Path)
     slimmed = [source for source in recipes.sources if source.original is not None]
     assert {recipes.sources[source.original or 0].sha256 for source in slimmed} == {theirs.sha256, travelling.sha256}
     assert [recipe.level for recipe in recipes.blobs if recipe.blob in image.layers] == [None, 6, 6, 1]
-    assert sum(path.stat().st_size for path in (encoded / LITERALS).iterdir()) < len(WEIGHTS)
+    assert (encoded / LITERALS).stat().st_size < len(WEIGHTS)
+
+
+def test_blobs_that_the_receiver_has_do_not_travel(
+    tmp_path: Path, session: Session, image: Image, encoded: Path
+) -> None:
+    other = put_image(session.workspace.images, b'{"config":{"User":"other"}}', image.layers, "linux/amd64")
+    argv = ["encode", str(session.workspace.images), str(tmp_path / "other"), "--image", other.digest]
+    assert blob_recipes.main([*argv, "--without", image.digest, "--unchecked"]) == 0
+    assert [recipe.blob for recipe in read_recipes(tmp_path / "other").blobs] == [other.manifest, other.config]
 
 
 def test_a_file_of_the_receiver_that_changed(
