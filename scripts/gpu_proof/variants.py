@@ -72,6 +72,7 @@ VARIANTS = (
             "matrix": {"sm": ["12.0"]},
         },
     ),
+    Variant(name="gpu-golden", description="golden tokens of another model", tables={"image": _SLIM}),
     Variant(
         name="gpu-memory",
         description="a share of the GPU's memory that is too small",
