@@ -21,6 +21,8 @@ _FOLDER = Path(__file__).parent
 # Only the end of a long log is read.
 _READ_BYTES = 4 << 20
 _KEPT_ERRORS = 5
+# The end of a traceback, after the logger's words before it.
+_EXCEPTION = re.compile(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception): \S.*)")
 _SHOWN = 200
 
 
@@ -110,6 +112,12 @@ def log_errors(lines: tuple[str, ...]) -> tuple[str, ...]:
             # Repeated errors differ only in time and process.
             examples.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
     return tuple(examples.values())[:_KEPT_ERRORS]
+
+
+def first_exception(lines: tuple[str, ...]) -> str | None:
+    """Return the first exception of a log: servers of several processes raise others after the cause; None without."""
+    found = (_EXCEPTION.search(line) for line in lines)
+    return next((match[1][:_SHOWN] for match in found if match), None)
 
 
 @cache

@@ -19,7 +19,7 @@ from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.recipe import value_checks
 from builder.smoke import launch as launching
-from builder.smoke.errors import StepFailedError, read_log
+from builder.smoke.errors import StepFailedError, first_exception, read_log
 from builder.smoke.launch import facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
 from builder.smoke.steps import Baseline, SmokeRun, serve, started
@@ -137,8 +137,9 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         for line in read.errors:
             run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
         return verdict
+    cause = first_exception(read.lines) if failed.step == "ready" else None
     raise SmokeFailedError(
-        ": ".join([f"smoke: {failed.message}", *verdict.symptoms[:1]]),
+        ": ".join([f"smoke: {failed.message}", *(verdict.symptoms or filter(None, [cause]))][:2]),
         verdict=verdict,
         where=run.launch.reference,
         hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",

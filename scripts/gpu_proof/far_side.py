@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cold", action="store_true", help="drop the page cache first")
     parser.add_argument("--without-driver", action="store_true", help="take libcuda out of the CDI specification")
     parser.add_argument("--fails", action="store_true", help="the step has to fail")
-    parser.add_argument("more", nargs="*", help="more options of the verb, after --")
+    parser.add_argument("--more", default="", help="more options of the verb, as one word")
     options = parser.parse_args(arguments)
     if options.cold:
         drop_caches()
-    argv = [*shlex.split(options.jbuild), *command(options.verb, options.bundle, options.more)]
+    argv = [*shlex.split(options.jbuild), *command(options.verb, options.bundle, shlex.split(options.more))]
     if options.without_driver:
         with without_driver():
             done = run(argv, folder_of(options))

@@ -139,7 +139,7 @@ def measurements(steps: Mapping[str, Step]) -> str:
 
 def commands(steps: Mapping[str, Step]) -> str:
     """Return the exact commands."""
-    rows = [f"    {step.command}    # {step.label}" for step in steps.values()]
+    rows = [f"- {step.label}: `{step.command}`" for step in steps.values()]
     return "\n".join(("### Commands", "", *rows)) if rows else ""
 
 

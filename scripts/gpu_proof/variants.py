@@ -52,11 +52,6 @@ VARIANTS = (
     ),
     Variant(name="gpu-slim", description="without the GPU code for other GPUs", tables={"image": _SLIM}),
     Variant(
-        name="gpu-precompiled",
-        description="slimmed, and compiled for the GPU at build time",
-        tables={"image": {**_SLIM, "precompile": "needed"}},
-    ),
-    Variant(
         name="gpu-lean",
         description="slimmed, without packages that a text model on one GPU does not use",
         tables={
@@ -72,7 +67,6 @@ VARIANTS = (
             "matrix": {"sm": ["12.0"]},
         },
     ),
-    Variant(name="gpu-golden", description="golden tokens of another model", tables={"image": _SLIM}),
     Variant(
         name="gpu-memory",
         description="a share of the GPU's memory that is too small",
@@ -117,7 +111,9 @@ def recipe_of(shipped: dict[str, Any], variant: Variant) -> dict[str, Any]:
         "smoke": {"questions": list(QUESTIONS)},
     }
     for table, keys in variant.tables.items():
-        document[table] = {**document.get(table, {}), **keys}
+        before = document.get(table, {})
+        nested = {key: {**before[key], **value} for key, value in keys.items() if isinstance(before.get(key), dict)}
+        document[table] = {**before, **keys, **nested}
     return document
 
 

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
+    "scripts/gpu-proof": "it needs a machine with a GPU; without arguments it prints its steps",
     "scripts/bundle-campaign": "minutes, by hand; tests/unit/test_bundle_campaign.py tries every kind of damage",
     "jbuild load bundle --registry registry.example.com/edge": "tests/integration/test_bundle_registry.py",
     "scripts/slim-fuzz": "some minutes, by hand; tests/unit/test_slim_library.py",

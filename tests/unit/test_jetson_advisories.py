@@ -183,6 +183,7 @@ LINES = [
     ("(EngineCore pid=97) ValueError: No available memory for the cache blocks. Try increasing `gpu_mem", "KV cache"),
     ("(0.18 GiB KV cache is needed, which is larger than the available KV cache memory (0.05 GiB)", "KV cache"),
     ("Free memory on device cuda:0 (3.1/7.4 GiB) on startup is less than desired GPU memory utilization (0.9)", "hold"),
+    ("RuntimeError: DeepGEMM backend is not available or outdated. Please install or update", "DeepGEMM"),
     ("vllm: error: unrecognized arguments: --warmup", "argument"),
     ("huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach the hub", "not in the image"),
     ("OSError: /models/tiny does not appear to have a file named config.json.", "model server needs"),

@@ -22,7 +22,7 @@ from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.smoke import launch as launching
 from builder.smoke.engine_load import stream
-from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults
+from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults, first_exception
 from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.level_check import require_level
 from builder.smoke.smoke_run import check_questions
@@ -328,3 +328,14 @@ def test_an_engine_without_a_bridge_gives_the_network_of_its_machine() -> None:
     assert "ports" not in arguments
     assert dict(launch.environment) == {"JBUILD_HOST": "127.0.0.1", "JBUILD_PORT": str(launch.port)}
     assert arguments["runtime"] == "nvidia"
+
+
+def test_the_first_exception_of_several_processes_is_the_cause() -> None:
+    lines = (
+        "(APIServer pid=1) WARNING [system_utils.py:294] This can cause errors like `OSError: [Errno 24] Too many`",
+        '(EngineCore pid=90) ERROR 11-29 12:17:11 [core.py:1136]   File "/opt/venv/vllm/utils/deep_gemm.py", line 122',
+        "(EngineCore pid=90) ERROR 11-29 12:17:11 [core.py:1136] torch.cuda.SomeError: the cause",
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.",
+    )
+    assert first_exception(lines) == "torch.cuda.SomeError: the cause"
+    assert first_exception(lines[:2]) is None
