@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.publish.tag_status import TagState
 
 _ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
-_FITS = ("fits", "fewer", "unknown", "no")
+_FITS = ("fits", "fewer", "unknown", "no", "refused")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +176,8 @@ def _judged(
     silent = [f"unknown: {row.repository}: {row.note}" for row in rows if row.state == "unknown"]
     if host.board and fit == "no":
         out.append(f"by estimate, its model does not fit {host.board.name}: `jbuild fit` shows the sum")
+    if memory and memory.fit and not out:
+        out += memory.fit.refusals
     return ImageCandidate(
         cell=job.cell.id,
         image=f"{best.repository}@{best.digest}" if best else None,

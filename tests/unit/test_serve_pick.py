@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from factories import make_jetson, make_job
@@ -19,6 +19,7 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.jetson.boards import board
 from builder.jetson.device import Device, TargetHost, cannot_run
+from builder.models.fit.memory_estimate import Verdict
 from builder.publish.tag_status import TagState
 
 if TYPE_CHECKING:
@@ -194,3 +195,7 @@ def test_a_machine_with_a_gpu_runs_images_for_it(shelf: Shelf) -> None:
     shelf.rows = [state("hopper"), state("ada"), state("orin")]
     jobs = (make("hopper", sms=("9.0",), **machine), make("ada", sms=("8.9",), **machine), make("orin"))
     assert shelf.order(*jobs, host=host) == ["hopper"]
+
+
+def test_every_verdict_on_memory_has_a_rank() -> None:
+    assert set(picking._FITS) == set(get_args(Verdict))
