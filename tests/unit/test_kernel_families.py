@@ -91,7 +91,7 @@ def test_every_row_has_libraries_and_a_source_and_is_for_a_gpu() -> None:
     [
         (87, {}, {"torch", "norms", "cache", "sampling", "compiled-graph", "flash-attention-2"}),
         (110, {}, {"torch", "norms", "cache", "sampling", "compiled-graph", "flash-attention-2"}),
-        (90, {}, {"torch", "norms", "cache", "sampling", "compiled-graph", "flash-attention-3"}),
+        (90, {}, {"torch", "norms", "cache", "sampling", "compiled-graph", "flash-attention-3", "deep-gemm"}),
         (
             87,
             AWQ,
@@ -174,6 +174,10 @@ def test_families_of_a_quantisation(sm: int, section: dict[str, Any], families: 
     plain, needs = names_of(asked(sm, versions=FLASHINFER)), asked(sm, versions=FLASHINFER, quantization_config=section)
     assert names_of(needs) - plain == families
     assert needs.unknown == ()
+
+
+def test_a_server_without_deep_gemm_does_not_warm_it_up() -> None:
+    assert "deep-gemm" not in names_of(asked(90, {"VLLM_USE_DEEP_GEMM": "0"}))
 
 
 def test_machete_takes_awq_since_a_release() -> None:
