@@ -97,10 +97,11 @@ def handed_over(content: bytes, digest: str, location: str, keys: Iterable[Path]
             hint="pass the verdict of this image",
         )
     if statement.level is None or statement.level not in levels():
-        result = statement.predicate.get("result")
+        result, level = (statement.predicate.get(key) for key in ("result", "level"))
         raise SmokeError(
-            f"the verdict does not state that the image passed at a known level: {result}, {statement.level}",
+            f"the verdict does not state that the image passed at a known level: {result} at level {level}",
             where=location,
+            hint="run the smoke run again where the image failed, and pass that verdict",
         )
     if not unsigned:
         _check_signature(payload, signatures, tuple(keys), location)

@@ -314,7 +314,7 @@ def _unlisted(bundle: Damaged) -> str:
 def _foreign_folder(bundle: Damaged) -> str:
     for name in (BUNDLE_FILE, PARTS_FILE):
         (bundle.folder / name).unlink(missing_ok=True)
-    return "not a bundle"
+    return f"{PARTS_FILE} of this bundle is missing" if (bundle.folder / PARTS_FOLDER).is_dir() else "not a bundle"
 
 
 def _archive(bundle: Damaged, change: Callable[[dict[str, bytes], list[bytes]], object]) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "gpu-proof.md"
 _STARTS = (
-    "| image, start | ready after | first token after | tokens as recorded | level | whole run |",
+    "| image, start | ready after | first token after | recorded tokens, worst (nats) | level | whole run |",
     "|---|--:|--:|--:|---|--:|",
 )
 _LOADS = (
@@ -76,7 +76,7 @@ def _starts(steps: Mapping[str, Step]) -> Iterator[str]:
         tokens = sum(agreement["tokens"] for agreement in golden)
         worst = max((agreement["worst"] for agreement in golden), default=0.0)
         first = replies[0]["first_token_s"]
-        agreed = f"{tokens}, at most {worst:.3f} off" if golden else "-"
+        agreed = f"{tokens}, {worst:.3f}" if golden else "-"
         yield (
             f"| {step.label} | {verdict['ready_s']:.1f} s | {first:.3f} s | {agreed} | "
             f"{verdict['level']} | {step.seconds:.0f} s |"
@@ -93,11 +93,7 @@ def answers(steps: Mapping[str, Step]) -> str:
     rows = [
         f"- {', '.join(labels)}: {' / '.join(_excerpt(text) for text in texts)}" for texts, labels in groups.items()
     ]
-    return (
-        "\n".join(("### Answers", "", "Runs in one row gave the same text, letter by letter:", "", *rows))
-        if rows
-        else ""
-    )
+    return "\n".join(("### Answers", "", "The runs of one line gave the same text:", "", *rows)) if rows else ""
 
 
 def _excerpt(text: str) -> str:

@@ -30,6 +30,7 @@ SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
 _TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
+_GPU = "it needs a machine with a GPU, and minutes for each image"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
@@ -54,7 +55,10 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
-    "scripts/gpu-proof": "it needs a machine with a GPU; without arguments it prints its steps",
+    "scripts/gpu-proof": _GPU,
+    "scripts/gpu-proof build FOLDER": _GPU,
+    "scripts/gpu-proof test FOLDER RESULTS": _GPU,
+    "scripts/gpu-proof report RESULTS": _GPU,
     "scripts/bundle-campaign": "minutes, by hand; tests/unit/test_bundle_campaign.py tries every kind of damage",
     "jbuild load bundle --registry registry.example.com/edge": "tests/integration/test_bundle_registry.py",
     "scripts/slim-fuzz": "some minutes, by hand; tests/unit/test_slim_library.py",

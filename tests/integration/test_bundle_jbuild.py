@@ -121,7 +121,7 @@ def test_damaged_wheels_are_named(carried: Path, tmp_path: Path) -> None:
 def test_without_a_python(carried: Path, tmp_path: Path) -> None:
     done = start(carried, tmp_path / "home", "list", PYTHON="/bin/false")
     assert done.returncode == 2
-    assert "jbuild needs Python 3.10 to 3.14, and /bin/false has none" in done.stderr
+    assert "jbuild needs Python 3.10 to 3.14, and /bin/false is not such an interpreter" in done.stderr
 
 
 def test_a_cache_that_cannot_be_written(carried: Path, tmp_path: Path) -> None:

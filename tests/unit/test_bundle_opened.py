@@ -269,7 +269,12 @@ def test_a_record_of_another_kind_is_refused(tmp_path: Path, session: Session, n
 
 def test_other_folders_are_no_bundles(tmp_path: Path, session: Session) -> None:
     refused(tmp_path, session, "not a bundle: it has neither a bundle.json nor a parts.json", UsageError)
-    refused(tmp_path / "absent", session, "not a bundle", UsageError)
+    refused(tmp_path / "absent", session, "there is no such folder", UsageError)
+
+
+def test_parts_without_their_list(parts: Path, session: Session) -> None:
+    (parts / "parts.json").unlink()
+    refused(parts, session, "parts.json of this bundle is missing")
 
 
 def test_an_unfinished_bundle_is_incomplete(whole: Path, session: Session) -> None:

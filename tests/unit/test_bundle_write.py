@@ -188,6 +188,16 @@ def test_a_cell_that_was_not_built(session: Session, tmp_path: Path) -> None:
 
 # Earlier images
 
+
+def test_a_bundle_does_not_replace_the_one_that_it_needs(session: Session, tmp_path: Path) -> None:
+    job = make_cell(session)
+    write(job, session, tmp_path / "b")
+    before = content_of(tmp_path / "b")
+    with pytest.raises(UsageError, match="--since names the folder of --output"):
+        write(job, session, tmp_path / "b", since=str(tmp_path / "b"))
+    assert content_of(tmp_path / "b") == before
+
+
 SHARED, CHANGED = (400_000, 900_000), 1_200_000
 
 

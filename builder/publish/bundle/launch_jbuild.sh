@@ -20,7 +20,8 @@ else
     done
 fi
 if [ -z "$python" ]; then
-    echo "error: jbuild needs Python 3.10 to 3.14, and ${PYTHON:-this machine} has none" >&2
+    if [ -n "${PYTHON:-}" ]; then found="$PYTHON is not such an interpreter"; else found="this machine has none"; fi
+    echo "error: jbuild needs Python 3.10 to 3.14, and $found" >&2
     echo "  next: name an interpreter: PYTHON=/path/to/python3 sh $0" >&2
     exit 2
 fi

@@ -12,6 +12,10 @@ if ! report=$(sha256sum -c SHA256SUMS 2>&1); then
     echo "error: the bundle is damaged: copy the files above again, then run this script again" >&2
     exit 6
 fi
+if ! "$docker" info >/dev/null 2>&1; then
+    echo "error: $docker reaches no engine; DOCKER_HOST names another one" >&2
+    exit 7
+fi
 if ! @STREAM@ | "$docker" load >/dev/null; then
     # containerd names an image before it has checked all layers.
     "$docker" image rm "$name" >/dev/null 2>&1 || :

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, UsageError
 from builder.host.files import disk_errors, temp_folder
 from builder.image.oci import virtual_blob
-from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PROJECT_FOLDER, UNFINISHED_FILE
+from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PARTS_FOLDER, PROJECT_FOLDER, UNFINISHED_FILE
 from builder.publish.bundle.bundle_records import LONGEST_RECORD, parse_bundle, parse_parts
 from builder.publish.bundle.checksums import check_others, check_record, read_checksums
 from builder.publish.bundle.file_checks import FileCheck, check_files, open_plain
@@ -73,6 +73,12 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
             where=str(folder),
             hint="run `jbuild bundle RECIPE --output FOLDER` again, then copy the folder",
         )
+    elif _has(folder, PARTS_FOLDER):
+        hint = "copy it again from the folder that `jbuild bundle RECIPE --output FOLDER` wrote"
+        raise IntegrityError(f"{PARTS_FILE} of this bundle is missing", where=str(folder), hint=hint)
+    elif not folder.exists():
+        hint = "name the folder that `jbuild bundle RECIPE --output FOLDER` wrote"
+        raise UsageError("there is no such folder", where=str(folder), hint=hint)
     else:
         raise UsageError(
             f"not a bundle: it has neither a {BUNDLE_FILE} nor a {PARTS_FILE}",

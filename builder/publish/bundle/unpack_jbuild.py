@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 _HERE = Path(__file__).absolute().parent
 _WHEELS = _HERE / "wheels"
-_DAMAGED, _DISK = 6, 12
+_USAGE, _DAMAGED, _DISK = 2, 6, 12
+_MACHINES = ("aarch64", "x86_64")
 _PROGRAM = """import runpy
 import sys
 
@@ -32,6 +33,7 @@ def main() -> None:
     content = (_HERE / "wheels.json").read_bytes()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheels: dict[str, str] = json.loads(content)[python]
+    _check_machine(wheels)
     key = hashlib.sha256(content).hexdigest()[:16]
     folder = _cache() / "programs" / f"jbuild-{key}-python{python}"
     if not (folder / _PROGRAM_NAME).is_file():
@@ -51,6 +53,15 @@ def _cache() -> Path:
     if named := os.environ.get("JBUILD_CACHE"):
         return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jbuild"
+
+
+def _check_machine(wheels: dict[str, str]) -> None:
+    """Refuse another architecture: the compiled wheels of a bundle are for the machines that its image runs on."""
+    here = os.uname().machine
+    named = {machine for machine in _MACHINES for name in wheels if name.endswith(f"{machine}.whl")}
+    if named and here not in named:
+        message = f"this bundle has jbuild for {' and '.join(sorted(named))}, and this machine is {here}"
+        _fail(_USAGE, message, str(_WHEELS), "use `sh load.sh` of the bundle, or install jbuild on this machine")
 
 
 def _check(wheels: dict[str, str]) -> None:

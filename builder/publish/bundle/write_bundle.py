@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.errors import UsageError
 from builder.host import records
 from builder.host.file_locks import in_use
 from builder.model.bundles import BUNDLE_FILE, BUNDLE_FORMAT, PARTS_FILE, BundleParts
@@ -16,7 +18,6 @@ from builder.publish.bundle.members import BundleMember, archive, archive_size, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.bundles import Bundle
@@ -35,6 +36,9 @@ def write_bundle(job: Job, session: Session, options: BundleOptions) -> Bundle:
         RegistryError: a registry does not answer.
         DiskError: the disk is full, or the folder cannot be written.
     """
+    if options.since and Path(options.since).resolve() == options.output.resolve():
+        hint = "name another folder with --output: the receiver needs that bundle, and this one replaces it"
+        raise UsageError("--since names the folder of --output", where=str(options.output), hint=hint)
     with in_use(session.workspace):
         contents = bundle_contents(job, session, options)
         if options.part_bytes:
