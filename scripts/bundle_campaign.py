@@ -53,7 +53,7 @@ _INTRO = """# Damaged bundles
 `scripts/bundle-campaign` writes this page. Each trial damages a copy of a bundle that `jbuild bundle` wrote, whole or
 in parts, and runs `jbuild load` with a real engine or a real registry.
 
-After every trial, these must hold: the exit code is 6 (2 if the folder is no bundle, or a newer jbuild made it); the
+After every trial, these must hold: the exit code is 6 (2 if the folder is not a bundle, or a newer jbuild made it); the
 message names the damaged file or part; no traceback; the image is not in the engine; the registry has no repository;
 the cache has no temporary file. `checksums right` means that every checksum was computed again after the change, as
 somebody does who wants to get it past the check.

@@ -72,7 +72,7 @@ class Cubin(NamedTuple):
         return self.payload[section.offset : section.offset + section.size]
 
     def named(self, name: bytes) -> bytes:
-        """Return the bytes of the section of a name, none if there is no such section.
+        """Return the bytes of the section with a name; without such a section, no bytes.
 
         Raises:
             MalformedError: it is cut off.

@@ -74,6 +74,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def check_writable(folder: Path, message: str, *, where: Path, hint: str) -> None:
+    """Create a folder and make sure that files can be written in it.
+
+    Raises:
+        DiskError: they cannot; its text begins with `message`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise DiskError(f"{message}: {error.strerror}", where=str(where), hint=hint) from error
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`, renamed to it on success and removed on failure."""

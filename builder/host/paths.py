@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.errors import DiskError, UsageError
-from builder.host.files import disk_errors, sha256_of
+from builder.errors import UsageError
+from builder.host.files import check_writable, disk_errors, sha256_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -233,17 +232,8 @@ def check_cache(workspace: Workspace) -> None:
     Raises:
         DiskError: it is not.
     """
-    folder = workspace.locks_in_use
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise DiskError(
-            f"the cache cannot be used: {error.strerror}",
-            where=str(workspace.cache),
-            hint="set JBUILD_CACHE to a writable folder",
-        ) from error
+    hint = "set JBUILD_CACHE to a writable folder"
+    check_writable(workspace.locks_in_use, "the cache cannot be used", where=workspace.cache, hint=hint)
 
 
 def sha256_of_file(path: Path) -> str | None:

@@ -8,6 +8,7 @@ from builder.model.images import Descriptor, Image
 
 BUNDLE_FILE = "bundle.json"
 PARTS_FILE = "parts.json"
+SUMS_FILE = "SHA256SUMS"
 PARTS_FOLDER = "parts"
 VERDICT_FOLDER = "verdict"
 PROJECT_FOLDER = "project"

@@ -137,9 +137,11 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         for line in read.errors:
             run.console.warn(f"{run.name}: passed, but its log has an error: {line}")
         return verdict
-    cause = first_exception(read.lines) if failed.step == "ready" else None
+    cause = verdict.symptoms[0] if verdict.symptoms else None
+    if failed.step == "ready":
+        cause = cause or first_exception(read.lines)
     raise SmokeFailedError(
-        ": ".join([f"smoke: {failed.message}", *(verdict.symptoms or filter(None, [cause]))][:2]),
+        f"smoke: {failed.message}" + (f": {cause}" if cause else ""),
         verdict=verdict,
         where=run.launch.reference,
         hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",

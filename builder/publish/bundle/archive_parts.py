@@ -1,4 +1,4 @@
-"""Cuts the tar archive of a bundle into parts, while it is made: there is no second copy on the disk."""
+"""Cuts the tar archive of a bundle into parts, while it is made, without a second copy on the disk."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from builder import __version__
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.json_documents import decode_json
-from builder.model.bundles import BUNDLE_FORMAT, RECORD_ANNOTATION, Bundle
+from builder.model.bundles import BUNDLE_FORMAT, RECORD_ANNOTATION, SUMS_FILE, Bundle
 from builder.model.images import proven_name
 from builder.pipeline.cell import CellRecords
 from builder.publish.built_image import cell_evidence, source_of
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Verdict
     from builder.publish.evidence import Evidence
     from builder.publish.image_source import ImageSource
-
-SUMS_FILE = "SHA256SUMS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,15 @@ from typing import IO, TYPE_CHECKING
 
 from builder.errors import DiskError, UsageError
 from builder.host.files import atomic_file, disk_errors, is_left_over, set_mode, write_text
-from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PARTS_FOLDER, PROJECT_FOLDER, UNFINISHED_FILE, VERDICT_FOLDER
+from builder.model.bundles import (
+    BUNDLE_FILE,
+    PARTS_FILE,
+    PARTS_FOLDER,
+    PROJECT_FOLDER,
+    SUMS_FILE,
+    UNFINISHED_FILE,
+    VERDICT_FOLDER,
+)
 from builder.publish.bundle.bundle_reading import cell_of_bundle
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
 _LAST = (BUNDLE_FILE, PARTS_FILE)
 _FOLDERS = ("blobs", "evidence", "jbuild", PROJECT_FOLDER, PARTS_FOLDER, VERDICT_FOLDER)
-_FILES = ("oci-layout", "index.json", "manifest.json", "README.md", "load.sh", "SHA256SUMS", UNFINISHED_FILE, *_LAST)
+_FILES = ("oci-layout", "index.json", "manifest.json", "README.md", "load.sh", SUMS_FILE, UNFINISHED_FILE, *_LAST)
 
 
 def prepare(folder: Path, bundle: Bundle, paths: Sequence[str], size: int) -> None:

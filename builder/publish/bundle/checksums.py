@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
 from builder.host.files import sha256_of_rest
-from builder.model.bundles import BundleFile
+from builder.model.bundles import SUMS_FILE, BundleFile
 from builder.publish.bundle.bundle_records import LONGEST_RECORD, is_plain
 from builder.publish.bundle.file_checks import FileFlawError, open_plain
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-CHECKSUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 
 
@@ -26,12 +25,12 @@ def read_checksums(folder: Path) -> Mapping[str, str]:
     Raises:
         IntegrityError: the list is damaged.
     """
-    path = folder / CHECKSUMS
+    path = folder / SUMS_FILE
     if not path.exists() and not path.is_symlink():
         return {}
     try:
         size = path.lstat().st_size
-        with open_plain(folder, BundleFile(path=CHECKSUMS, size=min(size, LONGEST_RECORD), sha256="")) as stream:
+        with open_plain(folder, BundleFile(path=SUMS_FILE, size=min(size, LONGEST_RECORD), sha256="")) as stream:
             rows = stream.read().decode().removesuffix("\n").split("\n")
     except (FileFlawError, ValueError) as error:
         raise _damaged(f"it {error}" if isinstance(error, FileFlawError) else "it is not text", folder) from error
@@ -51,11 +50,7 @@ def check_record(sums: Mapping[str, str], name: str, content: bytes, folder: Pat
         IntegrityError: they differ.
     """
     if sums.get(name, actual := hashlib.sha256(content).hexdigest()) != actual:
-        raise IntegrityError(
-            f"{name} is damaged, or {CHECKSUMS} is: its sha256 is another one there",
-            where=str(folder),
-            hint="copy both files again, then run the same command",
-        )
+        raise _differs(name, folder)
 
 
 def check_others(sums: Mapping[str, str], verified: Mapping[str, str], folder: Path) -> None:
@@ -66,11 +61,7 @@ def check_others(sums: Mapping[str, str], verified: Mapping[str, str], folder: P
     """
     for path, expected in sums.items():
         if (verified.get(path) or _sha256_of(folder, path)) != expected:
-            raise IntegrityError(
-                f"{path} is damaged, or {CHECKSUMS} is: its sha256 is another one there",
-                where=str(folder),
-                hint="copy both files again, then run the same command",
-            )
+            raise _differs(path, folder)
 
 
 def _sha256_of(folder: Path, path: str) -> str:
@@ -79,11 +70,19 @@ def _sha256_of(folder: Path, path: str) -> str:
         with open_plain(folder, BundleFile(path=path, size=size, sha256="")) as stream:
             return sha256_of_rest(stream)
     except (FileNotFoundError, NotADirectoryError, FileFlawError) as error:
-        flaw = error if isinstance(error, FileFlawError) else f"is missing, which {CHECKSUMS} lists"
+        flaw = error if isinstance(error, FileFlawError) else f"is missing, which {SUMS_FILE} lists"
         raise IntegrityError(f"{path} {flaw}", where=str(folder), hint="copy it again") from error
+
+
+def _differs(path: str, folder: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is damaged, or {SUMS_FILE} is: its sha256 is another one there",
+        where=str(folder),
+        hint="copy both files again, then run the same command",
+    )
 
 
 def _damaged(flaw: str, folder: Path) -> IntegrityError:
     return IntegrityError(
-        f"{CHECKSUMS} is damaged: {flaw}", where=str(folder), hint="copy it again, then run the same command"
+        f"{SUMS_FILE} is damaged: {flaw}", where=str(folder), hint="copy it again, then run the same command"
     )

@@ -36,7 +36,7 @@ def earlier_image(name: str, job: Job, session: Session) -> EarlierImage:
     """Return the image with a digest, in a bundle's folder, or in a registry.
 
     Raises:
-        UsageError: there is no such image.
+        UsageError: the image does not exist.
         RegistryError: the registry does not have it, or does not answer.
     """
     if re.fullmatch(DIGEST_PATTERN, name):

@@ -76,15 +76,10 @@ def open_bundle(folder: Path, session: Session) -> Iterator[OpenBundle]:
     elif _has(folder, PARTS_FOLDER):
         hint = "copy it again from the folder that `jbuild bundle RECIPE --output FOLDER` wrote"
         raise IntegrityError(f"{PARTS_FILE} of this bundle is missing", where=str(folder), hint=hint)
-    elif not folder.exists():
-        hint = "name the folder that `jbuild bundle RECIPE --output FOLDER` wrote"
-        raise UsageError("there is no such folder", where=str(folder), hint=hint)
     else:
-        raise UsageError(
-            f"not a bundle: it has neither a {BUNDLE_FILE} nor a {PARTS_FILE}",
-            where=str(folder),
-            hint="name the folder that `jbuild bundle RECIPE --output FOLDER` wrote",
-        )
+        lacks = f"not a bundle: it has neither a {BUNDLE_FILE} nor a {PARTS_FILE}"
+        hint = "name the folder that `jbuild bundle RECIPE --output FOLDER` wrote"
+        raise UsageError(lacks if folder.exists() else "there is no such folder", where=str(folder), hint=hint)
 
 
 def _has(folder: Path, name: str) -> bool:

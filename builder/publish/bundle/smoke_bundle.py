@@ -5,15 +5,15 @@ It needs neither a network nor a registry, and writes to the cache and to the bu
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from builder.errors import DiskError, IntegrityError
+from builder.errors import IntegrityError
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.file_locks import in_use
+from builder.host.files import check_writable
 from builder.host.paths import BundleWorkspace
 from builder.lock import lockfile
 from builder.model.bundles import VERDICT_FOLDER
@@ -146,16 +146,8 @@ def _check_results(folder: Path) -> None:
     Raises:
         DiskError: they cannot.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise DiskError(
-            f"the folder for verdicts cannot be written: {error.strerror}",
-            where=str(folder),
-            hint="mount the bundle's disk writable, or copy the bundle to another one",
-        ) from error
+    hint = "mount the bundle's disk writable, or copy the bundle to another one"
+    check_writable(folder, "the folder for verdicts cannot be written", where=folder, hint=hint)
 
 
 def _result(bundle: OpenBundle, run: CellRun, verdict: Verdict, *, ran: bool) -> BundleVerdict:

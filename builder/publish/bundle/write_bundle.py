@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.file_locks import in_use
-from builder.model.bundles import BUNDLE_FILE, BUNDLE_FORMAT, PARTS_FILE, BundleParts
+from builder.model.bundles import BUNDLE_FILE, BUNDLE_FORMAT, PARTS_FILE, SUMS_FILE, BundleParts
 from builder.publish.bundle.archive_parts import part_paths, write_archive_parts
-from builder.publish.bundle.bundle_contents import SUMS_FILE, BundleContents, bundle_contents
+from builder.publish.bundle.bundle_contents import BundleContents, bundle_contents
 from builder.publish.bundle.bundle_folder import finish, prepare, write_unless_same
 from builder.publish.bundle.bundle_texts import text_members
 from builder.publish.bundle.members import BundleMember, archive, archive_size, checksums, text_member
