@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = [*shlex.split(options.jbuild), *command(options.verb, options.bundle, shlex.split(options.more))]
     if options.without_driver:
         with without_driver():
-            done = run(argv, folder_of(options))
+            done = run(argv)
     else:
-        done = run(argv, folder_of(options))
+        done = run(argv)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{options.label}.json").write_text(json.dumps({"label": options.label, **done}, indent=1))
     print(f"{options.label}: exit code {done['exit_code']} after {done['seconds']} s")
@@ -59,22 +60,28 @@ def command(verb: str, bundle: Path, more: Sequence[str]) -> list[str]:
     if verb == "load":
         return ["load", str(bundle), "--json", *more]
     if verb == "bench":
-        document = json.loads((bundle / "bundle.json").read_text())
-        recipe, cell = document["recipe"], document["cell"]
-        return ["bench", recipe, "--cell", cell, "--image", f"jbuild/{recipe}:{cell}", "--json", *more]
+        document = bundle_document(bundle)
+        return ["bench", f"jbuild/{document['recipe']}:{document['cell']}", "--json", *more]
     return ["smoke", "--bundle", str(bundle), "--level", "gpu", "--force", "--json", *more]
 
 
-def folder_of(options: argparse.Namespace) -> Path:
-    """Return the folder to run the verb in: `bench` reads the bundle's own project."""
-    folder: Path = options.bundle / "project" if options.verb == "bench" else Path.cwd()
-    return folder
+def bundle_document(bundle: Path) -> dict[str, Any]:
+    """Return a bundle's `bundle.json`, which is the first member of a split bundle's archive."""
+    parts = bundle / "parts"
+    if not parts.is_dir():
+        return dict(json.loads((bundle / "bundle.json").read_text()))
+    with tarfile.open(min(parts.iterdir()), "r|") as archive:
+        member = archive.next()
+        content = archive.extractfile(member) if member else None
+        if content is None:
+            raise SystemExit(f"{parts}: the first part does not begin with bundle.json")
+        return dict(json.load(content))
 
 
-def run(argv: Sequence[str], folder: Path) -> dict[str, Any]:
+def run(argv: Sequence[str]) -> dict[str, Any]:
     """Run a command, and return its result."""
     began = time.monotonic()
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     seconds = round(time.monotonic() - began, 1)
     try:
         result = json.loads(done.stdout)

@@ -1,17 +1,21 @@
 """The recipes of the proof on a GPU: the shipped recipe for Hopper GPUs, and variants that differ in one table each.
 
-scripts/gpu_proof/variants.py FOLDER [--quantised FOLDER] writes them into the recipes folder of a jbuild project.
+scripts/gpu_proof/variants.py FOLDER [--quantised FOLDER] [--golden FILE] writes them into the recipes folder of a
+jbuild project.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+
+from gpu_proof.wrong_golden import write_wrong_golden
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,6 +77,10 @@ VARIANTS = (
         tables={"image": _SLIM, "server": {"environment": {"JBUILD_GPU_MEMORY_UTILIZATION": "0.005"}}},
     ),
 )
+# Needs golden tokens: its own have a wrong one.
+WRONG_GOLDEN = Variant(
+    name="gpu-golden", description="golden tokens that no right kernel computes", tables={"image": _SLIM}
+)
 QUANTISED = (
     Variant(name="gpu-gptq", description="4-bit weights, which Marlin multiplies", tables={"image": _SLIM}),
     Variant(
@@ -88,17 +96,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="the project's folder")
     parser.add_argument("--quantised", type=Path, metavar="FOLDER", help="a GPTQ model, for a recipe of its own")
+    parser.add_argument("--golden", type=Path, metavar="FILE", help="golden tokens of scripts/reference_tokens.py")
     options = parser.parse_args()
     shipped = tomllib.loads(SHIPPED.read_text())
     recipes = options.folder / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
     for variant in VARIANTS:
         write(recipes, recipe_of(shipped, variant))
+        if options.golden:
+            copy_golden(options.golden, recipes, variant)
+    if options.golden:
+        write(recipes, recipe_of(shipped, WRONG_GOLDEN))
+        write_wrong_golden(options.golden, golden_file(recipes, WRONG_GOLDEN))
     for variant in QUANTISED if options.quantised else ():
         quantised = recipe_of(shipped, variant)
         source = str(options.quantised.absolute())
         quantised["models"] = [{"name": "smollm2-135m-instruct-gptq", "source": source, "licence": "Apache-2.0"}]
         write(recipes, quantised)
+
+
+def copy_golden(golden: Path, recipes: Path, variant: Variant) -> None:
+    """Write the golden tokens of a variant."""
+    target = golden_file(recipes, variant)
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(golden, target)
+
+
+def golden_file(recipes: Path, variant: Variant) -> Path:
+    """Return the file of a variant's golden tokens."""
+    return recipes / "golden" / f"{variant.name}.toml"
 
 
 def recipe_of(shipped: dict[str, Any], variant: Variant) -> dict[str, Any]:
