@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.host.json_documents import decode_json
 from builder.host.units import size_of
+from builder.model.bundles import EVIDENCE_FOLDER
 from builder.publish import statements
 from builder.publish.bundle.members import BundleMember, text_member
 
@@ -82,7 +83,7 @@ def evidence_members(evidence: Evidence) -> Iterator[BundleMember]:
         with artifact.blobs[-1].open(0) as file:
             content, _ = statements.opened(file.read(), artifact.name)
         text = json.dumps(decode_json(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        yield text_member(f"evidence/{artifact.name}.json", text)
+        yield text_member(f"{EVIDENCE_FOLDER}/{artifact.name}.json", text)
 
 
 def _readme(facts: BundleFacts, *, split: bool) -> str:
