@@ -23,6 +23,10 @@ _SIGNED_SBOM = "signed-sbom"
 _LAYOUT = "tar -cf - oci-layout index.json manifest.json blobs"
 _PARTS = "cat parts/*"
 _GPU = " --device nvidia.com/gpu=all"
+_NEEDS = (
+    "; it must have the image {since} already, and only containerd's store finds the layers of that image: "
+    "load the bundle with jbuild, or use a whole bundle"
+)
 _OTHERWISE = "\nFor an engine without CDI devices, write --runtime nvidia instead of --device nvidia.com/gpu=all."
 
 
@@ -106,7 +110,7 @@ def _readme(facts: BundleFacts, *, split: bool) -> str:
 
 
 def _script(facts: BundleFacts, *, split: bool) -> str:
-    missing = f"; it must have the image {facts.since} already" if facts.missing else ""
+    missing = _NEEDS.format(since=facts.since) if facts.missing else ""
     values: Mapping[str, str] = {
         "@NAME@": facts.name,
         "@STREAM@": _PARTS if split else _LAYOUT,
