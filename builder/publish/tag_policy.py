@@ -43,7 +43,7 @@ def earned(
 def _present(level: str | None, ignored: str | None) -> str:
     has = f"the image has one at level {level}" if level else "the image has none"
     unsigned = f"no trusted key has signed the image's verdict at level {ignored}"
-    if not ignored or reaches(level, ignored):
+    if not ignored or (level and reaches(level, ignored)):
         return has
     return f"{has}, and {unsigned}" if level else unsigned
 
