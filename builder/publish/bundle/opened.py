@@ -138,7 +138,7 @@ def _open_parts(folder: Path, root: Path, session: Session) -> OpenBundle:
     within = [
         FileCheck(name=file.path, file=file, open=partial(archive.open, members[file.path])) for file in bundle.files
     ]
-    check_files(within, "files", folder, session.console)
+    check_files(within, "files in the parts", folder, session.console)
     with disk_errors(root):
         _copy_small(archive, members, record, root)
     check_layout(root, bundle, folder)
