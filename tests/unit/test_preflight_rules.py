@@ -52,6 +52,7 @@ QWEN25_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_head
 TINYLLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4}
 GROUPS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}}
 AWQ_GROUPS = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}}
+ONE_GROUP_OF_4_BITS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1, "sym": True}}
 ONE_GROUP = {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}}
 # Its attention has 320 outputs, which Machete takes.
 NARROW = LLAMA_32_1B | {"hidden_size": 1024, "num_attention_heads": 10, "num_key_value_heads": 1, "head_dim": 32}
@@ -69,6 +70,7 @@ MARLIN = replace(FACTS, marlin_multiples=(128, 64))
         (SMOLLM2_135M, (), {}, []),
         (SMOLLM2_135M | ONE_GROUP, (), {}, []),
         (SMOLLM2_135M | GROUPS, (), {"dtype": "float16"}, []),
+        (SMOLLM2_135M | ONE_GROUP_OF_4_BITS, (), {"dtype": "float16"}, ["error quantization-shape"]),
         (SMOLLM2_135M | GROUPS, (), {"facts": FACTS}, []),
         (SMOLLM2_135M | GROUPS | {"model_type": "bert"}, (), {}, []),
         (SMOLLM2_135M | GROUPS, (), {"platform": make_platform()}, ["error quantization-type"]),
@@ -95,7 +97,7 @@ def test_the_layers_are_named_with_their_sizes() -> None:
     said = text(make_context(make_served(**SMOLLM2_135M, **GROUPS), facts=MARLIN))
     assert "qkv_proj (576 inputs, 960 outputs), o_proj (576 inputs, 576 outputs), gate_up_proj (576 inputs" in said
     assert "down_proj" not in said
-    assert "finds no kernel for bfloat16" in said
+    assert "no other kernel of vLLM takes them in bfloat16" in said
     assert 'set dtype = "float16" under [server]' in said
 
 

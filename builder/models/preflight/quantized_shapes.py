@@ -16,7 +16,7 @@ from builder.models.preflight.server_context import joined, model_finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.model.audits import Finding
+    from builder.model.audits import Finding, Severity
     from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
 
@@ -27,7 +27,9 @@ _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _BY_LAYER = ("modules_to_not_convert", "dynamic")
 # Other kernels than vLLM's own take further sizes where their package is there.
 _PACKAGES = ("conch-triton-kernels", "bitblas", "humming-kernels")
-_EXLLAMA_TYPE = "float16"
+_FLOAT16 = "float16"
+_METHODS = ("awq", "gptq")
+_PAIR = 2
 _INT8 = 8
 # Machete runs on this SM only, and needs multiples of these inputs and outputs (`check_machete_supports_shape`).
 _MACHETE_SM, _MACHETE_MULTIPLES = 90, (64, 128)
@@ -51,37 +53,46 @@ class _Layer:
 def quantization_shapes(context: ServerContext) -> Iterator[Finding]:
     """Yield the layers of a GPTQ or AWQ checkpoint that Marlin does not take, unless another kernel takes them."""
     release, model, settings = context.sources.vllm, context.model, context.settings
-    if release is None or model is None or settings is None or not context.gpu or not release.facts.marlin_multiples:
+    if release is None or model is None or settings is None or not _uses_marlin(context, model):
         return
-    section, own = model.quantization, model.quantization.get("quant_method")
-    row = methods().get(str(own))
-    if row is None or row.marlin is None or chosen_method(context) != row.marlin or _others(context, section):
-        return
-    inputs, outputs = release.facts.marlin_multiples
-    refused = [layer for layer in _layers(model) if not layer.fits(inputs, outputs)]
-    if context.boards and all(sm == _MACHETE_SM for sm in context.boards.values()):
+    multiples, is_awq = release.facts.marlin_multiples, model.quantization["quant_method"] == "awq"
+    refused = [layer for layer in _layers(model) if not layer.fits(*multiples)]
+    if not is_awq and context.boards and all(sm == _MACHETE_SM for sm in context.boards.values()):
         refused = [layer for layer in refused if not layer.fits(*_MACHETE_MULTIPLES)]
-    if not refused or settings.dtype == _EXLLAMA_TYPE:
-        # vLLM's other kernels for GPTQ and AWQ compute in float16, and take these sizes.
+    # vLLM's other kernels for GPTQ and AWQ compute in float16; Exllama, the one for GPTQ, takes groups only.
+    in_float16 = is_awq or _is_grouped(model.quantization)
+    if not refused or (in_float16 and settings.dtype == _FLOAT16):
         return
-    sizes = f"multiples of {inputs} inputs and {outputs} outputs; other kernels compute in {_EXLLAMA_TYPE} only"
-    layers = f"has layers that Marlin of {release} does not take: {joined([*map(str, refused)])}. It needs {sizes}"
-    fix = f'set dtype = "{_EXLLAMA_TYPE}" under [server], or choose another checkpoint'
-    if own == "gptq":
-        detail = f"{layers}: vLLM finds no kernel for {settings.dtype} and does not start"
-        yield model_finding(model, _RULE, "error", "config.json", detail, fix)
-    elif own == "awq":
-        yield model_finding(model, _RULE, "warning", "config.json", layers, fix)
+    needs = f"it needs multiples of {multiples[0]} inputs and {multiples[1]} outputs"
+    layers = f"has layers of sizes that Marlin of {release} does not take ({needs}): {joined([*map(str, refused)])}"
+    older = f"vLLM computes them with AWQ's older kernels, which take {_FLOAT16} only"
+    none = f"no other kernel of vLLM takes them in {settings.dtype}, and the server does not start"
+    detail = f"{layers}; {older if is_awq else none}"
+    fix = f'set dtype = "{_FLOAT16}" under [server], or ' if in_float16 else ""
+    severity: Severity = "warning" if is_awq else "error"
+    yield model_finding(model, _RULE, severity, "config.json", detail, f"{fix}choose another checkpoint")
+
+
+def _uses_marlin(context: ServerContext, model: ModelFacts) -> bool:
+    """Return whether vLLM gives the checkpoint to a Marlin that takes some sizes only, on a GPU."""
+    release, own = context.sources.vllm, model.quantization.get("quant_method")
+    if release is None or len(release.facts.marlin_multiples) != _PAIR or own not in _METHODS or not context.gpu:
+        return False
+    return chosen_method(context) == methods()[own].marlin and not _others(context, model.quantization)
+
+
+def _is_grouped(section: dict[str, object]) -> bool:
+    group = section.get("group_size", section.get("q_group_size"))
+    return isinstance(group, int) and group > 0
 
 
 def _others(context: ServerContext, section: dict[str, object]) -> bool:
     """Return whether other kernels may take the layers, or their sizes are not those of the whole model."""
     if any(section.get(key) for key in _BY_LAYER) or not all(context.lacks(package) for package in _PACKAGES):
         return True
-    bits, group = section.get("bits", section.get("w_bit")), section.get("group_size", section.get("q_group_size"))
-    # AllSpark takes 8 bits without groups; Exllama takes groups only.
-    grouped = isinstance(group, int) and group > 0
-    return (bits == _INT8 and not grouped) or context.option("--tensor-parallel-size", "-tp") not in (None, "1")
+    # AllSpark takes 8 bits without groups.
+    in_allspark = section.get("bits", section.get("w_bit")) == _INT8 and not _is_grouped(section)
+    return in_allspark or context.option("--tensor-parallel-size", "-tp") not in (None, "1")
 
 
 def _layers(model: ModelFacts) -> tuple[_Layer, ...]:
