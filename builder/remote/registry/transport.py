@@ -13,26 +13,22 @@ import requests
 from requests import exceptions
 
 from builder.errors import RegistryError
+from builder.remote.answer_bodies import AddressError, AnswerError
 from builder.remote.http import (
     CA_HINT,
     MOST_REDIRECTS,
     TOO_MANY_REQUESTS,
-    WEB_PAGE_HINT,
-    AddressError,
-    AnswerError,
     Retry,
-    WebPageError,
     asked_wait,
     is_untrusted,
-    is_web_page,
     joined,
     reason,
-    refuse_web_page,
     scrub,
 )
 from builder.remote.registry.auth import Authority, set_authorization
 from builder.remote.registry.reference import api_base
 from builder.remote.registry.refusals import explanation_of, refusal_for
+from builder.remote.web_pages import WEB_PAGE_HINT, WebPageError, is_web_page, refuse_web_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
