@@ -25,7 +25,7 @@ from builder.remote.index.pages import parse
 from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
 from builder.remote.registry.registry_client import connect
-from builder.remote.registry.transport import NotRegistryError
+from builder.remote.registry.registry_failures import NotRegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
