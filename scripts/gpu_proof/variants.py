@@ -35,6 +35,19 @@ QUESTIONS = (
 )
 # Packages that vLLM requires, and that a text model on one GPU does not use.
 UNUSED = ("tilelang", "quack-kernels", "nvidia-cutlass-dsl", "opencv-python-headless")
+# Files that other libraries open by their names, and a text model on one Hopper GPU does not need: convolutions of
+# cuDNN, cuSOLVER and NVSHMEM over several GPUs, triton's profiler and its compiler for Blackwell.
+UNUSED_FILES = {
+    "nvidia-cudnn-*": [
+        *(f"nvidia/cudnn/lib/libcudnn_{name}.so.9" for name in ("adv", "cnn", "engines_*", "heuristic")),
+    ],
+    "nvidia-cusolver": ["nvidia/cu13/lib/libcusolverMg.so.*"],
+    "nvidia-nvshmem-*": [
+        *("nvidia/nvshmem/lib/libnvshmem_device.*", "nvidia/nvshmem/lib/nvshmem_transport_*"),
+        "nvidia/nvshmem/lib/nvshmem_bootstrap_*",
+    ],
+    "triton": ["triton/backends/nvidia/lib/cupti/*", "triton/backends/nvidia/bin/ptxas-blackwell"],
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +73,14 @@ VARIANTS = (
         description="slimmed, without packages that a text model on one GPU does not use",
         tables={
             "image": _SLIM,
+            "packages": {"replace": [f"{name}; python_version < '3'" for name in UNUSED]},
+        },
+    ),
+    Variant(
+        name="gpu-least",
+        description="lean, without files that a text model on one GPU does not open",
+        tables={
+            "image": {**_SLIM, "exclude-files": UNUSED_FILES},
             "packages": {"replace": [f"{name}; python_version < '3'" for name in UNUSED]},
         },
     ),
