@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from builder.audit.audit_context import AuditContext
-    from builder.model.audits import Binary, Severity, WheelFacts
+    from builder.model.audits import Binary, WheelFacts
     from builder.model.locks import LockedWheel
     from builder.model.recipes import ImageSpec
 
@@ -51,19 +51,14 @@ def exclusions(
     sonames: _Sonames = defaultdict(list)
     for wheel in wheels:
         globs = excluded_globs(image, wheel.name)
-        gone = {
-            path: glob for path in (facts[wheel.sha256].paths if globs else ()) if (glob := excluded_by(path, globs))
-        }
-        for glob in globs:
-            if glob not in gone.values():
-                yield _finding(wheel, glob, "warning", "matches no file of the wheel", "correct it or remove it")
-        yield from _imported(wheel, gone, facts[wheel.sha256].binaries)
+        gone = {path for path in (facts[wheel.sha256].paths if globs else ()) if excluded_by(path, globs)}
+        yield from _imported(wheel, sorted(gone), facts[wheel.sha256].binaries)
         for binary in facts[wheel.sha256].binaries:
             if binary.path in gone:
                 for name in {posixpath.basename(binary.path), binary.soname or posixpath.basename(binary.path)}:
                     sonames[name].append((wheel, binary.path))
     yield from _needed(sonames, case)
-    yield from _unmatched(image, wheels)
+    yield from _unmatched(image.exclude_files, wheels, facts)
 
 
 def _imported(wheel: LockedWheel, gone: Iterable[str], binaries: Iterable[Binary]) -> Iterator[Finding]:
@@ -77,7 +72,7 @@ def _imported(wheel: LockedWheel, gone: Iterable[str], binaries: Iterable[Binary
             kinds["is a Python module"].append(path)
     for detail, (first, *others) in kinds.items():
         fix = "leave it in; `replace` in [packages] leaves out a whole package"
-        yield _finding(wheel, first, "error", detail, fix, others)
+        yield _refused(wheel, first, detail, fix, others)
 
 
 def _needed(sonames: _Sonames, case: AuditContext) -> Iterator[Finding]:
@@ -88,26 +83,36 @@ def _needed(sonames: _Sonames, case: AuditContext) -> Iterator[Finding]:
         for name in node.binary.needed:
             for wheel, path in sonames.get(name, ()) if name not in provided else ():
                 detail = f"{named(node.wheel)}: {node.file} needs it"
-                yield _finding(wheel, path, "error", detail, "leave it in, or exclude that file too")
+                yield _refused(wheel, path, detail, "leave it in, or exclude that file too")
 
 
-def _unmatched(image: ImageSpec, wheels: Sequence[LockedWheel]) -> Iterator[Finding]:
-    for name, globs in image.exclude_files or ():
-        if globs and not any(fnmatchcase(wheel.name, name) for wheel in wheels):
-            yield Finding(
-                rule=RULE,
-                severity="warning",
-                wheel=name,
-                file=globs[0],
-                detail="no wheel of the lock has this name",
-                fix="correct the name in `exclude-files`, or remove it",
-            )
+def _unmatched(
+    rows: Iterable[tuple[str, tuple[str, ...]]], wheels: Sequence[LockedWheel], facts: Mapping[str, WheelFacts]
+) -> Iterator[Finding]:
+    """Yield a warning for each glob that matches nothing."""
+    for name, globs in rows:
+        named_so = [wheel for wheel in wheels if fnmatchcase(wheel.name, name)]
+        paths = [path for wheel in named_so for path in facts[wheel.sha256].paths]
+        detail = "matches no file of the wheels" if named_so else "no wheel of the lock has this name"
+        for glob in globs:
+            if not any(fnmatchcase(path, glob) for path in paths):
+                yield Finding(
+                    rule=RULE,
+                    severity="warning",
+                    wheel=name,
+                    file=glob,
+                    detail=f"`exclude-files`: {detail}",
+                    fix="correct it, or remove it",
+                )
 
 
-def _finding(
-    wheel: LockedWheel, file: str, severity: Severity, detail: str, fix: str, also: Iterable[str] = ()
-) -> Finding:
-    detail = f"`exclude-files` leaves it out, and {detail}" if severity == "error" else f"`exclude-files`: {detail}"
+def _refused(wheel: LockedWheel, file: str, detail: str, fix: str, also: Iterable[str] = ()) -> Finding:
     return Finding(
-        rule=RULE, severity=severity, wheel=named(wheel), file=file, detail=detail, fix=fix, also=tuple(also)
+        rule=RULE,
+        severity="error",
+        wheel=named(wheel),
+        file=file,
+        detail=f"`exclude-files` leaves it out, and {detail}",
+        fix=fix,
+        also=tuple(also),
     )
