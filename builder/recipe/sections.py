@@ -60,7 +60,8 @@ AUDIT_RULES = (
     *("symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
     *("server-option", "server-parser", "lora-modules", "context-length", "parallel-size"),
-    *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu", "cache-type"),
+    *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu"),
+    *("quantization-shape", "cache-type"),
     *("model-class", "model-code", "model-task", "chat-template", "tokenizer-files", "processor-files", "preflight"),
     "kernel-code",
 )
