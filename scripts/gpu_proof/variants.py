@@ -60,7 +60,7 @@ class Variant:
 
 
 _SLIM = {"slim": True, "slim-packages": {"*": True}}
-_LEAST = {
+_LEAST: dict[str, dict[str, Any]] = {
     "image": {**_SLIM, "exclude-files": UNUSED_FILES},
     "packages": {"replace": [f"{name}; python_version < '3'" for name in UNUSED]},
     # Without it, torch's attention on a Hopper GPU prefers cuDNN's engines, and fails where they are left out.
