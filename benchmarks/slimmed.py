@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from measure import Measured
 
-# What a cold build makes anew; the measured cache shares the rest with the user's.
-_COLD = ("trees", "packed", "images", "bundles")
+# Folders that the measured builds share with the user's cache, and those that a cold build makes anew.
+_SHARED = ("engine", "facts", "interpreters", "metadata", "models", "stand-in", "systems", "tools", "uv", "wheels")
+_COLD = ("trees", "packed", "images")
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {"slim": False, "slim-packages": {"*": False}},
     "slimmed": {"slim": True, "slim-packages": {"*": True}},
@@ -78,9 +79,8 @@ def _prepare(workspace: Workspace, recipe: Path) -> None:
     for variant, changes in recipes.items():
         text = tomli_w.dumps({**document, **changes})
         (workspace.project / "recipes" / f"{variant}.toml").write_text(text, encoding="utf-8")
-    for entry in cache_folder().iterdir():
-        if entry.name not in _COLD:
-            (workspace.cache / entry.name).symlink_to(entry)
+    for name in _SHARED:
+        (workspace.cache / name).symlink_to(cache_folder() / name)
 
 
 def _build_all(workspace: Workspace, cell: str, runs: int) -> Builds:
