@@ -169,7 +169,11 @@ class IndexInspector:
     @cached_property
     def _default(self) -> Index:
         url = default_address(self.session, (Requirement(text).name for text in self.job.spec.requires))
-        return Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
+        mirrors = self.session.config.index_mirrors
+        vaults = tuple(
+            Address(url=url or "", vault=rule.vault) for rule in mirrors if rule.covers_default and rule.vault
+        )
+        return Index(name=DEFAULT, addresses=(*((Address(url=url),) if url else ()), *vaults))
 
 
 def index_error(explanation: str, examiner: IndexInspector) -> NetworkError | None:

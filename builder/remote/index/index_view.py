@@ -27,6 +27,7 @@ from builder.remote.index.remote_wheel import (
     metadata_of,
     with_archive,
 )
+from builder.remote.vault.vaulted_files import read_vaulted, vaulted_metadata
 
 if TYPE_CHECKING:
     import zipfile
@@ -222,7 +223,11 @@ def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace
     path = workspace.metadata(file.sha256 or "")
     if path.is_file():
         return path.read_bytes()
-    content = _beside(file, client) or read_wheel(index, file, client, workspace, metadata_of)
+    content = (
+        vaulted_metadata(file.sha256 or "", file.filename, client.config)
+        or _beside(file, client)
+        or read_wheel(index, file, client, workspace, metadata_of)
+    )
     try:
         check_metadata(content, file.filename)
     except ValueError as error:
@@ -238,7 +243,7 @@ def read_wheel(
     workspace: Workspace,
     read: Callable[[zipfile.ZipFile], bytes],
 ) -> bytes:
-    """Return the result of `read` for a wheel in the wheelhouse, else on the server, by ranges if possible.
+    """Return the result of `read` for a wheel in the wheelhouse or a vault, else on the server, by ranges if possible.
 
     Raises:
         IntegrityError: the file is not a wheel.
@@ -249,6 +254,9 @@ def read_wheel(
         local = source
     try:
         if not local.is_file():
+            content = read_vaulted(file.sha256 or "", file.filename, local, client.config, read)
+            if content is not None:
+                return content
             try:
                 return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
