@@ -170,10 +170,9 @@ class IndexInspector:
     def _default(self) -> Index:
         url = default_address(self.session, (Requirement(text).name for text in self.job.spec.requires))
         mirrors = self.session.config.index_mirrors
-        vaults = tuple(
-            Address(url=url or "", vault=rule.vault) for rule in mirrors if rule.covers_default and rule.vault
-        )
-        return Index(name=DEFAULT, addresses=(*((Address(url=url),) if url else ()), *vaults))
+        vaults = (rule.vault for rule in mirrors if rule.covers_default and rule.vault)
+        own = (Address(url=url),) if url else ()
+        return Index(name=DEFAULT, addresses=(*own, *(Address(url=url or "", vault=vault) for vault in vaults)))
 
 
 def index_error(explanation: str, examiner: IndexInspector) -> NetworkError | None:

@@ -18,6 +18,7 @@ from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
+from builder.lock.vault_stand_ins import announce, limits, stand_ins, vault_rules
 from builder.lock.wheel_properties import check_torch, measured
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
@@ -80,6 +81,7 @@ def make(
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
         locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
+        vaults = stand_ins((wheel.index for wheel in solution.wheels), shelf, client)
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
@@ -90,7 +92,12 @@ def make(
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
-            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *locked_files),
+            rules=(
+                *_ties(solution.wheels, shelf),
+                *_cut_off(solution.wheels, shelf, job),
+                *locked_files,
+                *vault_rules(vaults),
+            ),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
@@ -101,6 +108,7 @@ def make(
     unresolved.forget(job, session.workspace)
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     _tell(lock, changes, upgrade, session)
+    announce(vaults, job, session)
     warn_of_boards(job, lock, session)
     return lock, changes
 
@@ -160,8 +168,10 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
         if fault := index_error(error.log or "", examiner):
             raise fault from error
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
+        tied = (index.name for index in shelf.pins.indexes)
+        limited = limits(stand_ins((DEFAULT, *tied), shelf, shelf.client))
         more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
-        error.hint = f"{error.hint}; {more}" if error.hint else more
+        error.hint = "; ".join(filter(None, (limited, error.hint, more)))
         raise
 
 

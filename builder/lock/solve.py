@@ -77,6 +77,8 @@ def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
         try:
             if rule and rule.vault:
                 stood_in[DEFAULT] = rule.vault
+                if failures:
+                    failing_since(workspace.index_states, DEFAULT, note=True)
                 return _solve_in_vault(rule.vault, question, config, workspace)
             answer = _run_uv(question, config, workspace, rule.mirror if rule else None)
         except NetworkError as error:

@@ -49,28 +49,28 @@ def vault_rules(found: Iterable[StandIn]) -> tuple[LockedRule, ...]:
     """Return the rules of a lock about vaults."""
     return tuple(
         LockedRule(
-            rule=f"only files of a vault, for {each.words}",
+            rule=f"only files of a vault, for {entry.words}",
             why="the index did not answer"
-            if each.failed
+            if entry.failed
             else "`[[index-mirrors]]` names the vault instead of the index",
         )
-        for each in found
+        for entry in found
     )
 
 
 def announce(found: Iterable[StandIn], job: Job, session: Session) -> None:
     """Print which vaults stood in for which indexes, and how to use the indexes again."""
-    for each in found:
-        count = len(vault_at(each.vault, session.config).contents().files)
-        vault = f"the vault {each.vault} ({count} files)"
-        if not each.failed:
-            session.console.say(f"{job.cell.id}: {vault} is used instead of {each.words}")
+    for entry in found:
+        count = len(vault_at(entry.vault, session.config).contents().files)
+        vault = f"the vault {entry.vault} ({count} files)"
+        if not entry.failed:
+            session.console.say(f"{job.cell.id}: {vault} is used instead of {entry.words}")
             continue
-        since = failing_since(session.workspace.index_states, each.index)
+        since = failing_since(session.workspace.index_states, entry.index)
         failing = f" (failing since {since})" if since else ""
         recipe = job.recipe.name
         session.console.warn(
-            f"{job.cell.id}: {each.words} did not answer{failing}; {vault} stood in, so other versions were not "
+            f"{job.cell.id}: {entry.words} did not answer{failing}; {vault} stood in, so other versions were not "
             f"considered. When the index answers again, `jbuild lock {recipe} --upgrade` considers them, and "
             f"`jbuild vault {recipe} --output FOLDER` adds them to the vault"
         )
@@ -78,7 +78,7 @@ def announce(found: Iterable[StandIn], job: Job, session: Session) -> None:
 
 def limits(found: Iterable[StandIn]) -> str | None:
     """Return a hint for a cell without wheels whose only candidates were those of vaults."""
-    failed = [each.words for each in found if each.failed]
+    failed = [entry.words for entry in found if entry.failed]
     if not failed:
         return None
     return f"{' and '.join(failed)} did not answer, so only the files of the vault were considered: try again later"
