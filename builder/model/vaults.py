@@ -88,7 +88,7 @@ class Vault:
         """Return the files that came from an index."""
         return tuple(file for file in self.files if index in file.indexes)
 
-    def listed(self) -> tuple[VaultFile, ...]:
+    def one_per_name(self) -> tuple[VaultFile, ...]:
         """Return the files of packages, each name once: the first of several indexes' files with one name."""
         named: dict[str, VaultFile] = {}
         for file in self.files:

@@ -20,7 +20,7 @@ from builder.publish.vault.vault_folder import VaultFolder
 from builder.publish.vault.vault_registry import PushedVault, pull_vault, push_vault
 from builder.publish.vault.write_vault import VaultChange, add_locks
 from builder.remote.registry.reference import Reference
-from builder.remote.vault.vault_places import OCI
+from builder.remote.vault.vault_storage import OCI
 
 _MOST = 20
 
@@ -175,7 +175,7 @@ def _text(result: WrittenVault, pushed: PushedVault | None) -> str:
         f"indexes  {', '.join(result.indexes) or 'none'}",
     ]
     if pushed:
-        lines.append(f"pushed   {pushed.name}@{pushed.digest}, {size_of(pushed.sent.uploaded)} sent")
+        lines.append(f"pushed   {pushed.name}@{pushed.digest}, {size_of(pushed.transfer.uploaded)} sent")
     if result.silent:
         names = ", ".join(result.silent[:_MOST])
         lines.append(f"note     the indexes of {names} did not answer: upload times and yanked marks are not known")

@@ -47,9 +47,8 @@ class VaultFolder:
             content = (self.path / CATALOGUE).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             hint = "name the folder of a vault, or write one with `jbuild vault RECIPE --output FOLDER`"
-            raise UsageError(
-                f"the folder has no {CATALOGUE}: it is not a vault", where=str(self.path), hint=hint
-            ) from error
+            message = f"the folder has no {CATALOGUE}: it is not a vault"
+            raise UsageError(message, where=str(self.path), hint=hint) from error
         return parse_catalogue(content, str(self.path))
 
     @contextmanager
@@ -146,9 +145,9 @@ class VaultFolder:
             if not self._is(path, content):
                 yield path, "is missing or differs from the catalogue"
         listed = {name for file in vault.files for name in (file.path, file.metadata_path)}
-        for path in sorted((self.path / _FILES).rglob("*")):
-            name = path.relative_to(self.path).as_posix()
-            if path.is_file() and name not in listed and not is_left_over(path.name):
+        for stored in sorted((self.path / _FILES).rglob("*")):
+            name = stored.relative_to(self.path).as_posix()
+            if stored.is_file() and name not in listed and not is_left_over(stored.name):
                 yield name, "is not in the catalogue"
 
     def _flaw(self, path: str, sha256: str) -> str | None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
-from packaging.version import Version
 
 from builder.host.index_rows import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from packaging.version import Version
 
     from builder.model.vaults import Vault, VaultFile
 
@@ -24,7 +25,7 @@ _ALL = "simple"
 def pages_of(vault: Vault) -> dict[str, bytes]:
     """Return all pages of a vault by their paths: of all its files, and of the files of each index."""
     indexes = sorted({index for file in vault.files for index in file.indexes})
-    pages = dict(_index(_ALL, vault.listed()))
+    pages = dict(_index(_ALL, vault.one_per_name()))
     for index in indexes:
         pages |= _index(f"indexes/{index}/simple", vault.of_index(index))
     pages["README.md"] = _readme(indexes).encode()
@@ -101,10 +102,9 @@ def _entry(file: VaultFile, up: str) -> dict[str, Any]:
 
 
 def _version(file: VaultFile) -> Version | None:
+    parse = parse_wheel_filename if file.kind == "wheel" else parse_sdist_filename
     try:
-        return (
-            parse_wheel_filename(file.filename)[1] if file.kind == "wheel" else parse_sdist_filename(file.filename)[1]
-        )
+        return parse(file.filename)[1]
     except (InvalidWheelFilename, InvalidSdistFilename):
         return None
 

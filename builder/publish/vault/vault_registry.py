@@ -21,8 +21,8 @@ from builder.remote.artifact import TITLE
 from builder.remote.registry.registry_client import OCI_MANIFEST, RemoteBlob, connect
 from builder.remote.registry.transport import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
-from builder.remote.vault.vault_places import OCI, RegistryVault
 from builder.remote.vault.vault_reader import VaultReader
+from builder.remote.vault.vault_storage import OCI, RegistryVault
 
 if TYPE_CHECKING:
     from builder.host.concurrency import Progress
@@ -49,7 +49,7 @@ class PushedVault:
     name: str
     digest: str
     files: int
-    sent: BytesSent
+    transfer: BytesSent
 
 
 def push_vault(folder: VaultFolder, reference: Reference, session: Session) -> PushedVault:
@@ -73,10 +73,10 @@ def push_vault(folder: VaultFolder, reference: Reference, session: Session) -> P
     manifest = Descriptor(media_type=OCI_MANIFEST, digest=BytesBlob(content).digest, size=len(content))
     source = ImageSource(manifest=manifest, content=content, labels=(), blobs=ordered((*blobs, empty)))
     target = RegistryTarget(client=client, reference=reference, token=CancelToken())
-    sent = target.send(source, (), session.console)
+    transfer = target.send(source, (), session.console)
     client.put_manifest(reference.repository, reference.tag_or_digest, content, OCI_MANIFEST)
     name = f"{reference.name}:{reference.tag_or_digest}"
-    return PushedVault(name=name, digest=manifest.digest, files=len(vault.files), sent=sent)
+    return PushedVault(name=name, digest=manifest.digest, files=len(vault.files), transfer=transfer)
 
 
 def pull_vault(reference: Reference, folder: VaultFolder, session: Session) -> VaultChange:

@@ -50,7 +50,8 @@ def add_locks(
     """
     options = RunOptions(until="lock", locked_only=locked_only)
     failures: list[tuple[Job, JbuildError]] = []
-    with folder.changing(session.workspace) as vault:
+    with folder.changing(session.workspace) as before:
+        vault = before
         stored: list[StoredFile] = []
         silent: set[str] = set()
         for job in jobs:

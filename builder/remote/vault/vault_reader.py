@@ -15,7 +15,7 @@ from builder.host import records
 from builder.model.vaults import CATALOGUE, VAULT_FORMAT, Vault
 from builder.remote.download import Expected, download
 from builder.remote.index.listing import IndexFile
-from builder.remote.vault.vault_places import place_of
+from builder.remote.vault.vault_storage import storage_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from builder.host.concurrency import Progress
     from builder.host.config import Config
     from builder.model.vaults import VaultFile
-    from builder.remote.vault.vault_places import VaultPlace
+    from builder.remote.vault.vault_storage import VaultStorage
 
 
 @dataclass(slots=True)
 class VaultReader:
     """A vault that is read. Threads may share it; the catalogue is read once, and so is a failure."""
 
-    place: VaultPlace
+    storage: VaultStorage
     _contents: Vault | JbuildError | None = None
     _files: dict[tuple[str, str], VaultFile] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -38,7 +38,7 @@ class VaultReader:
     @property
     def location(self) -> str:
         """The folder, address or name of the vault."""
-        return self.place.location
+        return self.storage.location
 
     def contents(self) -> Vault:
         """Return the catalogue.
@@ -49,7 +49,7 @@ class VaultReader:
         with self._mutex:
             if self._contents is None:
                 try:
-                    self._contents = parse_catalogue(self.place.read(CATALOGUE), self.location)
+                    self._contents = parse_catalogue(self.storage.read(CATALOGUE), self.location)
                     self._files = self._contents.by_content()
                 except JbuildError as error:
                     self._contents = error
@@ -95,7 +95,7 @@ class VaultReader:
         """
         if file.metadata is None:
             return None
-        content = self.place.read(file.metadata_path)
+        content = self.storage.read(file.metadata_path)
         if hashlib.sha256(content).hexdigest() != file.metadata:
             raise self._damaged(f"the METADATA of {file.filename}")
         return content
@@ -107,7 +107,7 @@ class VaultReader:
             IntegrityError: the vault has other bytes.
             JbuildError: it cannot be had.
         """
-        receive = partial(self.place.receive, file.path, file.sha256)
+        receive = partial(self.storage.receive, file.path, file.sha256)
         expected = Expected(sha256=file.sha256, size=file.size)
         download(receive, lambda _: self._damaged(file.filename), path, expected, progress)
 
@@ -142,4 +142,4 @@ def vault_at(location: str, config: Config) -> VaultReader:
     Raises:
         RecipeError: the name of the vault is malformed.
     """
-    return VaultReader(place_of(location, config))
+    return VaultReader(storage_of(location, config))

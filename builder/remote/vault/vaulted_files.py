@@ -75,7 +75,7 @@ def read_vaulted(
     """
     for found in vaulted(sha256, filename, config):
         try:
-            file = found.reader.place.open_wheel(found.file.path)
+            file = found.reader.storage.open_wheel(found.file.path)
             if file is None:
                 fetch_vaulted(found, target)
                 file = target.open("rb")

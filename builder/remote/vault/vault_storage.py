@@ -1,4 +1,4 @@
-"""The places of vaults: a folder, an address on a web server, or an artifact in a registry."""
+"""Where vaults are stored: a folder, an address on a web server, or an artifact in a registry."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _WEB = ("http://", "https://")
 _LONGEST = 64 << 20
 
 
-class VaultPlace(Protocol):
-    """A place of a vault; `location` is as users write it."""
+class VaultStorage(Protocol):
+    """A stored vault; `location` is as users write it."""
 
     @property
     def location(self) -> str:
@@ -192,8 +192,8 @@ def titled_layers(manifest: bytes) -> dict[str, str]:
         return {}
 
 
-def place_of(location: str, config: Config) -> VaultPlace:
-    """Return the place of a vault: `oci://` names a registry's artifact, `http` a web server, other words a folder.
+def storage_of(location: str, config: Config) -> VaultStorage:
+    """Return the storage of a vault: `oci://` names a registry's artifact, `http` a web server, other words a folder.
 
     Raises:
         RecipeError: the name of the artifact is malformed.
