@@ -135,6 +135,14 @@ class IndexInspector:
             raise NetworkError("uv's default index could not be determined", hint="set UV_DEFAULT_INDEX")
         return self.client.page(index, name)
 
+    def default_page(self, name: str) -> ProjectPage | None:
+        """Return a package's page on uv's default index, or None if the index does not have the package.
+
+        Raises:
+            NetworkError: the index does not answer.
+        """
+        return self.client.page(self._default, name) if self._default.addresses else None
+
     def _judge(self, page: ProjectPage, index: Index, *, yanked_too: bool = False) -> list[JudgedWheel]:
         before, platform = self.job.spec.released_before, self.job.platform
         return judge(page.files, index, platform, before=before, yanked_too=yanked_too)

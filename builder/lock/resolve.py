@@ -26,7 +26,7 @@ from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
 from builder.remote.http import announced
-from builder.remote.index.index_client import client_of
+from builder.remote.index.index_client import IndexUnreachableError, client_of
 from builder.remote.index.index_proxy import running_proxy
 from builder.remote.index.index_view import IndexView
 from builder.remote.index.logins import without_login
@@ -161,8 +161,12 @@ def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView)
 @contextmanager
 def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
     """Remember that no wheels were found for a cell, and say how to find out why."""
+    more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
     try:
         yield
+    except IndexUnreachableError as error:
+        error.hint = "; ".join(filter(None, (error.hint, more)))
+        raise
     except NoWheelsError as error:
         examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.pins)
         if fault := index_error(error.log or "", examiner):
@@ -170,7 +174,6 @@ def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
         tied = (index.name for index in shelf.pins.indexes)
         limited = limits(stand_ins((DEFAULT, *tied), shelf, shelf.client))
-        more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
         error.hint = "; ".join(filter(None, (limited, error.hint, more)))
         raise
 

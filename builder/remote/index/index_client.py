@@ -191,7 +191,7 @@ def _unreachable(index: Index, project: str, failures: list[_Failure], since: st
     failing = f"; it has been failing since {since}" if since else ""
     errors = [error for _, error in failures if isinstance(error, requests.RequestException)]
     refused = any(error.response is not None and error.response.status_code in REFUSED for error in errors)
-    hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
+    hint = "run it again later, or name a mirror or a vault in [[index-mirrors]] of jbuild.toml"
     if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
     elif all(isinstance(error, _WebPageInsteadError) for error in errors):
