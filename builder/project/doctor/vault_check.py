@@ -1,0 +1,26 @@
+"""Checks whether the configured vaults can be read: where the index answers, a run does without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.errors import JbuildError
+from builder.project.doctor.check_table import ok, problem
+from builder.remote.vault.vault_reader import vault_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.project.doctor.check_table import Check, DoctorContext
+
+
+def check(case: DoctorContext) -> Iterator[Check]:
+    """Read the catalogue of each vault."""
+    config = case.session.config
+    for location in dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault):
+        try:
+            files = vault_at(location, config).contents().files
+        except JbuildError as error:
+            yield problem("vault", "unreadable", f"{location}: {error.message}", fix=error.hint or "correct `vault`")
+        else:
+            yield ok("vault", f"{location}: {len(files)} files")
