@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_wheel
+from installers import clean, compile_with_uv, locked_urls, needs_pip
 from jetson_index import JetsonIndex, running_jetson_index
 from project import Done, assert_refused
 from resolving import CELL, Resolving, push_base, words
 from servers import free_port
-from test_jetson_installers import clean, compile_with_uv, locked_urls, needs_pip
 
 from builder.lock.solve import uv
 
