@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from builder.remote.index.index_proxy import IndexProxy
 
 _ALL = "*"
+_AS_LOCKED = ", as it was locked"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
 
 
@@ -246,7 +247,7 @@ def _kept_files(
     """Say which locked files the index serves with other bytes now.
 
     Raises:
-        IntegrityError: one of them is not in the wheelhouse, and its package was not to be upgraded.
+        IntegrityError: one of them is in no wheelhouse or vault, and its package was not to be upgraded.
     """
     rules = []
     for wheel in wheels:
@@ -262,7 +263,9 @@ def _kept_files(
                 f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
             )
         if changed.in_wheelhouse and wheel.sha256 == changed.locked:
-            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=message))
+            local = shelf.workspace.wheel(changed.locked, changed.filename).is_file()
+            where = "the wheelhouse" if local else "a vault"
+            rules.append(LockedRule(rule=f"{changed.filename} from {where}{_AS_LOCKED}", why=message))
     return tuple(rules)
 
 
@@ -277,7 +280,7 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
         if index.stand_in:
             console.warn(f"{index.url} stands in for the index {index.name}: {index.stand_in}")
     for rule in lock.rules:
-        if "wheelhouse" in rule.rule:
+        if rule.rule.endswith(_AS_LOCKED):
             console.warn(f"{lock.cell}: {rule.why}; {rule.rule}")
     for warning in lock.warnings:
         console.warn(f"{lock.cell}: {warning.symptom} ({warning.source}); {warning.hint}")

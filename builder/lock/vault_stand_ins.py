@@ -61,8 +61,8 @@ def vault_rules(found: Iterable[StandIn]) -> tuple[LockedRule, ...]:
 def announce(found: Iterable[StandIn], job: Job, session: Session) -> None:
     """Print which vaults stood in for which indexes, and how to use the indexes again."""
     for entry in found:
-        count = len(vault_at(entry.vault, session.config).contents().files)
-        vault = f"the vault {entry.vault} ({count} files)"
+        reader = vault_at(entry.vault, session.config)
+        vault = f"the vault {reader.location} ({len(reader.contents().files)} files)"
         if not entry.failed:
             session.console.say(f"{job.cell.id}: {vault} is used instead of {entry.words}")
             continue

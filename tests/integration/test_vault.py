@@ -303,6 +303,22 @@ def test_a_wheel_that_changed_under_its_name_is_refused(project: Resolving, jets
     assert file_states(project.folder / "vault") == states
 
 
+def test_a_file_that_changed_is_kept_as_it_was_locked(project: Resolving, jetson: JetsonIndex) -> None:
+    written(project)
+    before = project.locked()["torch"]
+    jetson.shelf.replace("jp6/cu126", TORCH)
+    environment = {"JBUILD_CACHE": str(project.folder / "empty-cache")}
+    assert_refused(project.lock("--upgrade", "numpy", **environment), 6, f"serves another {TORCH} now")
+    project.settings["index-mirrors"].append({"vault": "vault", "fallback": True})
+    done = project.lock("--upgrade", "numpy", **environment)
+    assert done.code == 0, done.stderr
+    assert f"{TORCH} from a vault, as it was locked" in words(done)
+    assert project.locked()["torch"] == before
+    checked = project.lock("--check", **environment)
+    assert checked.code == 0, checked.stdout
+    assert "a vault has the locked file" in checked.stdout
+
+
 def test_a_damaged_copy_in_the_vault_is_passed_over_and_found(project: Resolving) -> None:
     written(project)
     wheel = catalogue(project)[TORCH]
@@ -355,6 +371,20 @@ def test_a_vault_goes_through_a_registry_and_grows_there(
     assert project.jbuild("vault", "--check", "copy").code == 0
     missing = project.jbuild("vault", "--pull", f"{name}:nothing", "--output", "copy")
     assert_refused(missing, 11, "nothing")
+
+
+def test_cells_that_fail_are_left_out(project: Resolving, jetson: JetsonIndex) -> None:
+    project.recipe["matrix"]["cuda"] = ["12.6", "12.8"]
+    jetson.shelf.lose("jp6/cu128", "torch-2.8.0*")
+    done = project.jbuild("vault", "jetson", "--output", "vault", "--json")
+    assert done.code == 4
+    assert (done.json["failed"], done.json["indexes"]) == ([OTHER], ["default", CU126])
+    assert "no wheels work together" in done.stderr
+    done = project.jbuild("vault", "jetson", "--cell", OTHER, "--output", "other", "--json")
+    assert (done.code, done.json["files"]) == (4, 0)
+    assert not (project.folder / "other").exists()
+    done = project.jbuild("vault", "jetson", "--cell", OTHER, "--output", "other", "--locked")
+    assert_refused(done, 4, "there is no lock")
 
 
 def test_other_folders_and_names_are_refused(project: Resolving) -> None:

@@ -145,7 +145,7 @@ def _result(
     failures: list[tuple[str, JbuildError]],
     pushed: PushedVault | None,
 ) -> WrittenVault:
-    vault = changes[-1].vault if changes else folder.catalogue()
+    vault = changes[-1].vault if changes else folder.present()
     return WrittenVault(
         output=str(folder.path),
         indexes=tuple(sorted({index for file in vault.files for index in file.indexes})),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.project.doctor.check_table import ok, problem
+from builder.remote.http import scrub
 from builder.remote.vault.vault_reader import vault_at
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def check(case: DoctorContext) -> Iterator[Check]:
     config = case.session.config
     for location in dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault):
         try:
-            files = vault_at(location, config).contents().files
+            reader = vault_at(location, config)
+            yield ok("vault", f"{reader.location}: {len(reader.contents().files)} files")
         except JbuildError as error:
-            yield problem("vault", "unreadable", f"{location}: {error.message}", fix=error.hint or "correct `vault`")
-        else:
-            yield ok("vault", f"{location}: {len(files)} files")
+            text = f"{scrub(location)}: {error.message}"
+            yield problem("vault", "unreadable", text, fix=error.hint or "correct `vault` in jbuild.toml")

@@ -51,6 +51,18 @@ class VaultFolder:
             raise UsageError(message, where=str(self.path), hint=hint) from error
         return parse_catalogue(content, str(self.path))
 
+    def present(self) -> Vault:
+        """Return the catalogue, an empty one if the folder is new or empty.
+
+        Raises:
+            UsageError: the folder holds something else.
+            IntegrityError, LockError: the catalogue is damaged, or of another format.
+        """
+        if (self.path / CATALOGUE).is_file():
+            return self.catalogue()
+        self._refuse_others()
+        return Vault()
+
     @contextmanager
     def changing(self, workspace: Workspace) -> Iterator[Vault]:
         """Yield the catalogue while no other process of this user changes the vault; an absent folder is created.
@@ -60,12 +72,12 @@ class VaultFolder:
             DiskError: it cannot be written.
         """
         with disk_errors(self.path), workspace.file_lock(f"vault-{records.fingerprint(str(self.path.resolve()))[:16]}"):
-            if not (self.path / CATALOGUE).is_file():
-                self._refuse_others()
-                self._write_catalogue(Vault())
+            vault = self.present()
+            # From here on, the folder counts as a vault, even if nothing else is written.
+            self._write_catalogue(vault)
             for left in self._leftovers():
                 left.unlink(missing_ok=True)
-            yield self.catalogue()
+            yield vault
 
     def _refuse_others(self) -> None:
         try:

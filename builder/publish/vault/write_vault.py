@@ -49,27 +49,28 @@ def add_locks(
         DiskError: the vault cannot be written.
     """
     options = RunOptions(until="lock", locked_only=locked_only)
+    known = folder.present().by_content()
+    stored: list[StoredFile] = []
     failures: list[tuple[Job, JbuildError]] = []
+    silent: set[str] = set()
+    for job in jobs:
+        try:
+            files = fetch_locked(job, lock_cell(job, session, options).lock, session)
+        except JbuildError as error:
+            failures.append((job, error))
+            continue
+        new = [item for item in files if (item.file.sha256, item.file.filename) not in known]
+        if new:
+            new, unanswered = with_index_facts(new, job, session)
+            silent |= {*unanswered}
+        # The facts of new files come first; of the others only the origins count.
+        stored += (*new, *files)
+    if failures and not stored:
+        return VaultChange(vault=folder.present()), tuple(failures)
     with folder.changing(session.workspace) as before:
-        vault = before
-        stored: list[StoredFile] = []
-        silent: set[str] = set()
-        for job in jobs:
-            try:
-                files = fetch_locked(job, lock_cell(job, session, options).lock, session)
-            except JbuildError as error:
-                failures.append((job, error))
-                continue
-            known = vault.by_content()
-            new = [item for item in files if (item.file.sha256, item.file.filename) not in known]
-            if new:
-                new, unanswered = with_index_facts(new, job, session)
-                silent |= {*unanswered}
-            # The facts of new files come first; of the others only the origins count.
-            vault = merged(vault, [item.file for item in (*new, *files)], str(folder.path))
-            stored += files
+        vault = merged(before, [item.file for item in stored], str(folder.path))
         change = _store(folder, vault, stored, session)
-        return replace(change, silent=tuple(sorted(silent))), tuple(failures)
+    return replace(change, silent=tuple(sorted(silent))), tuple(failures)
 
 
 def _store(folder: VaultFolder, vault: Vault, stored: Sequence[StoredFile], session: Session) -> VaultChange:
