@@ -17,7 +17,7 @@ from builder.errors import NoWheelsError
 from builder.host.concurrency import TaskGroup
 from builder.host.files import write_bytes
 from builder.host.index_rows import DEFAULT
-from builder.remote import http
+from builder.remote import http, web_pages
 from builder.remote.download import local_path
 from builder.remote.index.index_client import client_of
 from builder.remote.index.index_view import read_wheel
@@ -90,7 +90,7 @@ def _content_length(url: str, client: IndexClient) -> int | None:
         if response.status_code in _REFUSED:
             return None
         response.raise_for_status()
-        http.refuse_web_page(response)
+        web_pages.refuse_web_page(response)
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
 

@@ -16,7 +16,7 @@ import requests
 
 from builder.errors import JbuildError, LockError, NetworkError
 from builder.host.files import write_text
-from builder.remote import http
+from builder.remote import answer_bodies, http, web_pages
 from builder.remote.index.listing import Address, Index, ProjectPage
 from builder.remote.index.logins import REFUSED, Logins, variable, without_login
 from builder.remote.index.pages import ACCEPT, parse
@@ -165,14 +165,14 @@ class IndexClient:
             if answer.status_code in _MISSING:
                 return None
             answer.raise_for_status()
-            content = http.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
+            content = answer_bodies.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
             if content is None:
                 raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
             try:
                 files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
             except ValueError as error:
-                if http.is_web_page(answer):
-                    text = f"a web page answers{http.titled(content)}: {error}"
+                if web_pages.is_web_page(answer):
+                    text = f"a web page answers{web_pages.titled(content)}: {error}"
                     raise _WebPageInsteadError(text) from error
                 raise _UnusableError(str(error)) from error
         page_url = http.scrub(without_login(answer.url))
@@ -195,7 +195,7 @@ def _unreachable(index: Index, project: str, failures: list[_Failure], since: st
     if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
     elif all(isinstance(error, _WebPageInsteadError) for error in errors):
-        hint = f"{http.WEB_PAGE_HINT}; or {hint}"
+        hint = f"{web_pages.WEB_PAGE_HINT}; or {hint}"
     elif refused:
         name = variable(index.name)
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"

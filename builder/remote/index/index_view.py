@@ -16,7 +16,7 @@ from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import Progress
 from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, write_bytes
-from builder.remote import http
+from builder.remote import answer_bodies, http
 from builder.remote.download import Expected, PartialBlob, download, download_once, local_path, receive
 from builder.remote.index.remote_wheel import (
     FLAWS,
@@ -280,7 +280,7 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     try:
         with client.get(url._replace(path=f"{url.path}.metadata").geturl()) as answer:
             answer.raise_for_status()
-            content = http.read_body(answer, LONGEST_METADATA)
+            content = answer_bodies.read_body(answer, LONGEST_METADATA)
     except requests.RequestException:
         return None
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None
