@@ -11,15 +11,14 @@ from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.model.images import Descriptor
 from builder.model.vaults import CATALOGUE, Vault
-from builder.publish.bundle.members import FileBlob
-from builder.publish.image_source import ImageSource, ordered
+from builder.publish.image_source import ImageSource, file_blob, ordered
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.vault.vault_folder import catalogue_bytes
 from builder.publish.vault.vault_merge import merged
 from builder.publish.vault.write_vault import VaultChange
 from builder.remote.artifact import TITLE
 from builder.remote.registry.registry_client import OCI_MANIFEST, RemoteBlob, connect
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 from builder.remote.vault.vault_reader import VaultReader
 from builder.remote.vault.vault_storage import OCI, RegistryVault
@@ -124,7 +123,7 @@ def _present(client: RegistryClient, reference: Reference) -> tuple[Vault, dict[
 def _blobs(folder: VaultFolder, vault: Vault) -> list[tuple[str, BlobSource]]:
     files = [(file.path, file.sha256) for file in vault.files]
     files += [(file.metadata_path, file.metadata) for file in vault.files if file.metadata]
-    return [(path, FileBlob(folder.path / path, f"sha256:{sha256}")) for path, sha256 in files]
+    return [(path, file_blob(folder.path / path, f"sha256:{sha256}")) for path, sha256 in files]
 
 
 def _layer(title: str, blob: BlobSource) -> dict[str, Any]:

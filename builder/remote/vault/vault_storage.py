@@ -15,12 +15,14 @@ from builder.errors import IntegrityError, NetworkError, RegistryError, UsageErr
 from builder.host.json_documents import decode_json
 from builder.model.vaults import CATALOGUE
 from builder.remote import http
+from builder.remote.answer_bodies import read_body
 from builder.remote.artifact import TITLE
 from builder.remote.download import receive
 from builder.remote.index.logins import Logins
 from builder.remote.index.remote_wheel import RemoteFile
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import RegistryClient, connect
+from builder.remote.web_pages import refuse_web_page
 
 if TYPE_CHECKING:
     import io
@@ -123,8 +125,8 @@ class WebVault:
     def _read_once(self, url: str) -> bytes | None:
         with self.logins.get(url) as answer:
             answer.raise_for_status()
-            http.refuse_web_page(answer)
-            return http.read_body(answer, _LONGEST)
+            refuse_web_page(answer)
+            return read_body(answer, _LONGEST)
 
     def receive(self, path: str, sha256: str, content: PartialFile) -> None:  # noqa: ARG002  # for registries
         """Append the missing bytes of a file."""
