@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
     from builder.lock.graph import Requester
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
 
 _BIG = 50 << 20

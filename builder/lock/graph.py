@@ -16,6 +16,7 @@ from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
 from builder.lock.index_sources import index_pins_of
 from builder.lock.uv_target import markers
+from builder.model.builds import LockedBuild
 from builder.model.locks import LockChange
 from builder.remote.index.index_view import wheel_metadata
 from builder.remote.index.listing import Index, IndexFile
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.host.session import Session
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import IndexPins
 
@@ -147,12 +149,32 @@ def changes_of(
 
 
 def _differing(before: Lock, after: Lock) -> list[LockChange]:
-    old, new = ({wheel.name: wheel.sha256 for wheel in lock.wheels} for lock in (before, after))
+    old, new = map(_contents, (before, after))
     return [
-        LockChange(name=name, before=before.versions.get(name), after=after.versions.get(name))
+        LockChange(
+            name=name,
+            before=before.versions.get(name),
+            after=after.versions.get(name),
+            what=_part(old.get(name), new.get(name)),
+        )
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
+
+
+def _part(old: object, new: object) -> str | None:
+    """Return what is different about a distribution of the same version, if that is not its file."""
+    if isinstance(old, LockedBuild) and isinstance(new, LockedBuild):
+        return "another source" if old.source != new.source else "other inputs of its build"
+    if isinstance(old, LockedBuild):
+        return "a wheel of the index in place of a build"
+    return "a build in place of the index's wheel" if isinstance(new, LockedBuild) else None
+
+
+def _contents(lock: Lock) -> dict[str, object]:
+    """Return what identifies each distribution: the sha256 of its wheel, or all inputs of its build."""
+    builds: dict[str, object] = {build.name: build for build in lock.builds or ()}
+    return builds | {wheel.name: wheel.sha256 for wheel in lock.as_written.wheels}
 
 
 def _why(

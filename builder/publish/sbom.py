@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.model.images import SlimmedWheel
-    from builder.model.locks import Lock, LockedWheel
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.components import Component
     from builder.publish.bill.wheel_documents import WheelDocuments
 

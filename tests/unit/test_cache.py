@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.images import Image
-    from builder.model.locks import Lock, LockedWheel
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
     from builder.project.cache.prune import PruneResult
 
 DAY = 86_400.0

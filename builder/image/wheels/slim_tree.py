@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.image.slim.loose_cubins import LooseCubin
-    from builder.model.locks import LockedWheel
     from builder.model.precompiled import CompiledWheel, CubinKey
     from builder.model.slimming import SlimmedLibrary, SlimRules
+    from builder.model.wheels import LockedWheel
 
 _ELF = b"\x7fELF"
 _REPORT = "jbuild-slim.json"

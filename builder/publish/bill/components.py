@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from builder.model.images import SlimmedWheel
-    from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
+    from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.model_files import LockedModel
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.debian_packages import DebianPackage
     from builder.publish.bill.installed_packages import InstalledPackages, PythonDistribution
 

@@ -1,0 +1,101 @@
+"""The builds of a lock: all inputs of the packages that a solution builds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import IntegrityError, LockError
+from builder.host.paths import sha256_of_file
+from builder.model.builds import BuildPatch, BuildTarget, LockedBuild
+from builder.model.locks import LockedRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.lock.advisory_solve import Solution
+    from builder.model.builds import SolvedSource
+    from builder.model.locks import Job, Lock
+    from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
+
+_TORCH = "torch"
+
+
+def lock_builds(job: Job, solution: Solution, before: Lock | None, upgrade: Sequence[str]) -> tuple[LockedBuild, ...]:
+    """Return the builds of a solution, sorted by name.
+
+    Raises:
+        IntegrityError: an archive that was locked has other bytes now.
+        LockError: a patch is missing.
+    """
+    builds = []
+    for source in sorted(solution.sources, key=lambda source: source.name):
+        _check_unchanged(source, job, before, upgrade)
+        builds.append(_locked(source, job, solution.wheels))
+    return tuple(builds)
+
+
+def _locked(solved: SolvedSource, job: Job, wheels: Sequence[LockedWheel]) -> LockedBuild:
+    build = job.spec.builds.named(solved.name) if job.spec.builds else None
+    return LockedBuild(
+        name=solved.name,
+        version=solved.version,
+        source=solved.source,
+        patches=tuple(_patch(name, job) for name in (build.patches if build else ())),
+        environment=build.environment if build else (),
+        target=target_of(job.platform, solved.requires, wheels),
+    )
+
+
+def _patch(name: str, job: Job) -> BuildPatch:
+    path = job.recipe.path.parent / name
+    sha256 = sha256_of_file(path)
+    if sha256 is None:
+        raise LockError(f"there is no patch {name}", where=str(path), hint="put it beside the recipe")
+    return BuildPatch(name=name, sha256=sha256)
+
+
+def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:
+    """Return the target of a build; the cell's torch is part of it if the package requires torch."""
+    names = {str(canonicalize_name(Requirement(text).name)) for text in requires}
+    return BuildTarget(
+        architecture=platform.architecture,
+        python=platform.python,
+        gpus=platform.sms,
+        cuda=platform.cuda,
+        torch=next((wheel for wheel in wheels if wheel.name == _TORCH and _TORCH in names), None),
+        glibc=platform.glibc,
+    )
+
+
+def built(job: Job, solution: Solution) -> tuple[LockedRule, ...]:
+    """Return which packages are built from which source, and why."""
+    listed = job.spec.builds
+    rules = []
+    for source in solution.sources:
+        why = "`build` of the recipe" if listed and listed.named(source.name) else "no wheel fits the cell"
+        rules.append(LockedRule(rule=f"{source.name} {source.version} built from {source.source.words}", why=why))
+    return tuple(rules)
+
+
+def _check_unchanged(solved: SolvedSource, job: Job, before: Lock | None, upgrade: Sequence[str]) -> None:
+    """Refuse an archive with the name and version of the locked one, but other bytes.
+
+    Raises:
+        IntegrityError: it is one.
+    """
+    locked = next((build for build in (before.builds or ()) if build.name == solved.name), None) if before else None
+    if locked is None or locked.version != solved.version or solved.name in upgrade or "*" in upgrade:
+        return
+    old, new = locked.source, solved.source
+    if (old.kind, new.kind, old.index) == ("sdist", "sdist", new.index) and old.sha256 != new.sha256:
+        raise IntegrityError(
+            f"the index serves another source archive of {solved.name} {solved.version} now: sha256 {new.sha256}, "
+            f"locked was {old.sha256}",
+            where=new.location,
+            hint="find out why; to take the new one: "
+            f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {solved.name}`",
+        )
