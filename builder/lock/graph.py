@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from builder.errors import IntegrityError, NetworkError
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
+from builder.lock import source_metadata
 from builder.lock.index_sources import index_pins_of
 from builder.lock.uv_target import markers
 from builder.model.builds import LockedBuild
@@ -132,6 +133,16 @@ def metadata_of(
     return metadata, tuple(unread)
 
 
+def built_metadata(lock: Lock, job: Job, workspace: Workspace) -> dict[str, tuple[str, bytes]]:
+    """Return version and METADATA of the packages that a lock builds, of sources that this machine has."""
+    metadata = {}
+    for build in lock.builds or ():
+        listed = job.spec.builds.named(build.name) if job.spec.builds else None
+        if content := source_metadata.of_locked(build, listed, workspace):
+            metadata[build.name] = (build.version, content)
+    return metadata
+
+
 def changes_of(
     before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
 ) -> tuple[LockChange, ...]:
@@ -142,6 +153,7 @@ def changes_of(
     with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
         # Without an answer of the server, the reason is missing, but not the lock.
         metadata, _ = metadata_of(after.wheels, index_pins_of(job, session.config), client, session.workspace)
+        metadata |= built_metadata(after, job, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
     return tuple(
         replace(change, why=_why(change, asks.get(change.name, ()), before, after, job, upgrade)) for change in changed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import tomli_w
 from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
@@ -13,6 +12,7 @@ from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
 from builder.errors import LockError, NoWheelsError, OldLockError
 from builder.host import records
 from builder.host.files import write_text
+from builder.lock.source_metadata import archive_name
 from builder.lock.uv_target import markers, tags
 from builder.model.locks import LOCK_FORMAT, Lock
 from builder.model.wheels import LockedWheel
@@ -79,7 +79,7 @@ def _source_package(build: LockedBuild) -> dict[str, Any]:
     if source.kind == "folder":
         return {**identity, "directory": {"path": f"{_PROJECT}/{source.location}"}}
     size = {"size": source.size} if source.size is not None else {}
-    name = unquote(urlsplit(source.location).path.rpartition("/")[2])
+    name = archive_name(source.location)
     location = {"url": source.location} if "://" in source.location else {"path": source.location}
     return {**identity, "sdist": {"name": name, **location, **size, "hashes": {"sha256": source.sha256}}}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from email.parser import BytesHeaderParser
 from email.policy import compat32
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from builder.host.paths import Workspace
+    from builder.model.builds import LockedBuild
     from builder.model.recipes import PackageBuild
 
 _LONGEST = 8 << 20
@@ -79,6 +82,27 @@ def of_folder(folder: Path) -> SourceMetadata:
     except (OSError, ValueError) as error:
         hint = "correct the file"
         raise LockError(f"its pyproject.toml cannot be read: {error}", where=str(folder), hint=hint) from error
+
+
+def of_locked(build: LockedBuild, listed: PackageBuild | None, workspace: Workspace) -> bytes | None:
+    """Return the METADATA of a locked build, or None if its source is not on this machine or is another one now."""
+    source = build.source
+    path = workspace.source(source.sha256, archive_name(source.location))
+    try:
+        if source.kind == "folder":
+            stated = of_folder(workspace.project / source.location)
+        elif source.kind == "sdist" and path.is_file():
+            stated = of_archive(path)
+        else:
+            return None
+    except (IntegrityError, LockError):
+        return None
+    return with_recipe(stated, listed).text(build.name, build.version)
+
+
+def archive_name(url: str) -> str:
+    """Return the file name of a source archive at an address."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
 
 
 def with_recipe(metadata: SourceMetadata, build: PackageBuild | None) -> SourceMetadata:

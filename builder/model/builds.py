@@ -109,3 +109,10 @@ class BuiltWheel:
     seconds: float = 0.0
     memory: int = field(default=0)
     units: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltWheels:
+    """The wheels that a cell has built, sorted by name."""
+
+    wheels: tuple[BuiltWheel, ...]

@@ -52,5 +52,5 @@ def cell_evidence(job: Job, image: Image, session: Session) -> Evidence:
         session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
     optional = [record for record in (records.audit(), records.proven()) if record]
-    run = start(job, session).with_records(Locked(lock=lock), plan, image, *optional)
+    run = start(job, session).with_records(Locked(lock=records.with_built(lock)), plan, image, *optional)
     return evidence(run, signer(session.config, session.workspace))

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 from builder import __version__
 from builder.image.wheels.tree import alias_versions
 from builder.publish.bill.components import (
+    WheelChanges,
     base_component,
     debian_component,
     distribution_component,
@@ -162,15 +163,17 @@ def _wheels(lock: Lock, workspace: Workspace, sources: BillSources, draft: _Draf
     for upper, lower in python_edges(metadata, requested, lock.platform):
         draft.edges[references[upper]].add(references[lower])
     slimmed = {wheel.sha256: wheel for wheel in sources.slimmed}
+    builds = {build.name: build for build in lock.builds or ()}
     for wheel in lock.wheels:
-        yield _wheel(wheel, documents[wheel.name], slimmed.get(wheel.sha256), draft)
+        changes = WheelChanges(slimmed=slimmed.get(wheel.sha256), build=builds.get(wheel.name))
+        yield _wheel(wheel, documents[wheel.name], changes, draft)
 
 
-def _wheel(wheel: LockedWheel, documents: WheelDocuments, slimmed: SlimmedWheel | None, draft: _Draft) -> Component:
+def _wheel(wheel: LockedWheel, documents: WheelDocuments, changes: WheelChanges, draft: _Draft) -> Component:
     draft.flaws += [f"{wheel.filename}: {flaw}" for flaw in documents.flaws]
     if documents.metadata is None:
         draft.flaws.append(f"{wheel.filename}: its METADATA could not be read, so its dependencies are unknown")
-    component = wheel_component(wheel, documents.metadata, slimmed)
+    component = wheel_component(wheel, documents.metadata, changes)
     aliases = [
         PythonDistribution(name=str(canonicalize_name(name)), version=version, path=f"{folder}/METADATA")
         for name, version, folder in alias_versions(wheel.name, wheel.version)

@@ -17,6 +17,9 @@ from builder.host.records import as_bytes
 from builder.remote.http import scrub
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.model.builds import LockedBuild
     from builder.model.images import Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
@@ -87,6 +90,7 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         location = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **location})
+    dependencies += [entry for build in lock.builds or () for entry in _materials(build)]
     for model in lock.models:
         for file in model.files:
             name = f"{model.name}/{file.path}"
@@ -105,6 +109,21 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         },
         "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
     }
+
+
+def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:
+    """Yield the source, the patches and the compilers of a wheel that was built."""
+    source, owner = build.source, f"{build.name} {build.version}"
+    digest = {"sha256": source.sha256, **({"gitCommit": source.commit} if source.commit else {})}
+    uri = f"git+{source.location}@{source.commit}" if source.kind == "git" else scrub(source.location)
+    yield {"name": f"source of {owner}", "uri": uri, "digest": digest}
+    for patch in build.patches:
+        yield {"name": f"patch of {owner}", "uri": patch.name, "digest": {"sha256": patch.sha256}}
+    for wheel in build.requirements:
+        uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
+        yield {"name": f"build requirement of {owner}", "uri": uri, "digest": {"sha256": wheel.sha256}}
+    for tool in build.tools:
+        yield {"name": f"{tool.role} of {owner}", "uri": scrub(tool.url), "digest": {"sha256": tool.sha256}}
 
 
 def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:

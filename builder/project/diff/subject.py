@@ -13,6 +13,7 @@ from builder.image.oci.layout import blob, is_whole
 from builder.image.render.image_labels import slim_sizes
 from builder.lock import lockfile
 from builder.model import patterns
+from builder.pipeline.built_wheels import fingerprint_of
 from builder.pipeline.cell import CellRecords
 from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
 from builder.project.diff.image_contents import of_layout, of_registry
@@ -142,7 +143,11 @@ def fields_of(lock: Lock) -> dict[str, Any]:
     return {
         "packages": tuple(
             ComparedPart(name=wheel.name, version=wheel.version, content=wheel.sha256, size=wheel.size)
-            for wheel in lock.wheels
+            for wheel in lock.as_written.wheels
+        )
+        + tuple(
+            ComparedPart(name=build.name, version=build.version, content=fingerprint_of(build))
+            for build in lock.builds or ()
         ),
         "models": tuple(
             ComparedPart(

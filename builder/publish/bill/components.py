@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from builder.publish.bill.debian_packages import spdx_names
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.model.builds import LockedBuild
     from builder.model.images import SlimmedWheel
     from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.model_files import LockedModel
@@ -31,18 +33,31 @@ def purl(kind: str, *names: str, version: str, **qualifiers: str) -> str:
     return f"pkg:{kind}/{path}@{quote(version, safe=':')}" + (f"?{tail}" if tail else "")
 
 
-def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: SlimmedWheel | None = None) -> Component:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelChanges:
+    """How the content of a wheel differs from an index's: what it lost, and the build that made it."""
+
+    slimmed: SlimmedWheel | None = None
+    build: LockedBuild | None = None
+
+
+def wheel_component(wheel: LockedWheel, metadata: bytes | None, changes: WheelChanges | None = None) -> Component:
     """Return the component of a wheel.
 
     What is left of a slimmed wheel has no file with a hash: the hash is that of its ancestor.
     """
+    slimmed, build = (changes.slimmed, changes.build) if changes else (None, None)
     reference = purl("pypi", wheel.name, version=wheel.version)
     identity = {"type": "library", "name": wheel.name, "version": wheel.version, "purl": reference}
     changed = {"slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
+    pedigree = {"pedigree": _source_pedigree(build)} if build else {}
+    if slimmed:
+        pedigree = {"pedigree": _pedigree({**identity, **pedigree}, slimmed)}
     return {
         **identity,
         "bom-ref": reference,
-        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [_hash(wheel.sha256)]}),
+        **({} if slimmed else {"hashes": [_hash(wheel.sha256)]}),
+        **pedigree,
         "properties": properties(filename=wheel.filename, index=wheel.index, **changed),
         **_with_licences(licences(metadata)),
     }
@@ -61,6 +76,29 @@ def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
         "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
         f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
         f"{compiled}",
+    }
+
+
+def _source_pedigree(build: LockedBuild) -> dict[str, Any]:
+    """Return what a built wheel was made of: its source, and the patches of it."""
+    source, qualifiers = build.source, dict[str, str]()
+    if source.kind == "git":
+        qualifiers = {"vcs_url": f"git+{source.location}@{source.commit}"}
+    ancestor = {
+        "type": "library",
+        "name": build.name,
+        "version": build.version,
+        "purl": purl("pypi", build.name, version=build.version, **qualifiers),
+        "hashes": [_hash(source.sha256)],
+    }
+    names = ", ".join(f"{patch.name} (sha256 {patch.sha256})" for patch in build.patches)
+    target = build.target
+    gpus = f" for SM {', '.join(target.gpus)}" if target.gpus else ""
+    notes = f"jbuild built it from {source.words}{gpus}, Python {target.python} and glibc {target.glibc}"
+    return {
+        "ancestors": [ancestor],
+        **({"patches": [{"type": "unofficial"} for _ in build.patches]} if build.patches else {}),
+        "notes": f"{notes}; patches: {names}" if names else notes,
     }
 
 
