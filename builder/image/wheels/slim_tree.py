@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.slim_tables import code_sections, cubin_glob, slim_tables
 from builder.errors import IntegrityError
+from builder.foundry.wheel_names import Renaming, updated_record
 from builder.host import records
 from builder.image.precompile.module_compiler import CompiledEntries, compiled_entries
 from builder.image.slim import elf_layout
 from builder.image.slim.loose_cubins import cubin_reports, judge_cubin
 from builder.image.slim.slim_library import has_code, slim_library
 from builder.image.slim.slim_wheel import ALGORITHM
-from builder.image.slim.wheel_names import Renaming, updated_record
 from builder.model.images import SlimmedWheel
 from builder.model.slimming import TreeReport
 
