@@ -222,7 +222,7 @@ def _lock_lines(run: CellRun, lock: Lock) -> Iterator[str]:
 def _origin(wheel: BuiltWheel) -> str:
     if wheel.origin != "built":
         return f"from the {wheel.origin}" if wheel.origin == "cache" else f"from {wheel.origin}"
-    return f"built in {duration(wheel.seconds)}"
+    return f"built in {duration(wheel.seconds or 0)}"
 
 
 def _run_command(run: CellRun, gpu: GpuAccess) -> str | None:

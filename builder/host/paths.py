@@ -175,6 +175,10 @@ class Workspace:
         """Return the file of a compiled module, by the fingerprint of its inputs."""
         return self.cubins / key[:2] / key
 
+    def built(self, fingerprint: str) -> Path:
+        """Return the record of a wheel that was built, by the fingerprint of its inputs."""
+        return self.cache / "built" / fingerprint[:2] / f"{fingerprint}.json"
+
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""
         return self.cache / "metadata" / sha256[:2] / sha256

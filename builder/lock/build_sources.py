@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from builder.errors import LockError
 from builder.host import records
@@ -19,9 +20,10 @@ from builder.host.files import sha256_of
 from builder.host.index_rows import DEFAULT
 from builder.lock import source_metadata
 from builder.lock.git_commit import checkout
+from builder.lock.graph import requirements
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexInspector, requirements_in
-from builder.model.builds import BuildSource
+from builder.model.builds import BuildSource, SolvedSource
 from builder.model.recipes import PackageBuild, PackageBuilds
 from builder.remote.index.index_view import Candidate
 from builder.remote.index.listing import Index, IndexFile, IndexPins
@@ -107,8 +109,8 @@ def missing_builds(
 ) -> Iterator[PackageBuild]:
     """Yield the packages in a conflict whose index has no wheel that fits, but an index has a source archive."""
     inspector = IndexInspector(job=job, session=session, client=client, ties=index_pins_of(job, session.config))
-    for name, requirements in _mentioned(job, error.log or "").items():
-        if name not in taken and _is_missing(name, requirements, inspector, _index(name, job, session, client)):
+    for name, mentioned in _mentioned(job, error.log or "").items():
+        if name not in taken and _is_missing(name, mentioned, inspector, _index(name, job, session, client)):
             yield PackageBuild(name=name)
 
 
@@ -126,9 +128,9 @@ def _mentioned(job: Job, explanation: str) -> dict[str, list[Requirement]]:
     return found | direct
 
 
-def _is_missing(name: str, requirements: list[Requirement], inspector: IndexInspector, sources: Index) -> bool:
+def _is_missing(name: str, mentioned: list[Requirement], inspector: IndexInspector, sources: Index) -> bool:
     """Return whether a package's index has no wheel that fits a requirement, but there is an archive that does."""
-    hopeless = [requirement for requirement in requirements if inspector.examine(requirement).hopeless]
+    hopeless = [requirement for requirement in mentioned if inspector.examine(requirement).hopeless]
     page = inspector.client.page(sources, name) if hopeless and sources.addresses else None
     versions = [version for file in (page.files if page else ()) if (version := archive_version(file))]
     return any(
@@ -209,3 +211,18 @@ def _index(name: str, job: Job, session: Session, client: IndexClient) -> Index:
     named: Spec = replace(job.spec, indexes=())
     pins = index_pins_of(replace(job, spec=named), session.config)
     return IndexInspector(job=job, session=session, client=client, ties=pins or IndexPins()).index_of(name)
+
+
+def solved_source(project: SourceProject, name: str, version: str) -> SolvedSource | None:
+    """Return the source of one version of a package, or None if there is none.
+
+    Raises:
+        JbuildError: the sources cannot be read.
+    """
+    for candidate in project.candidates():
+        _, offered, _, _ = parse_wheel_filename(candidate.file.filename)
+        if offered == Version(version) and candidate.read:
+            requires = tuple(map(str, requirements(candidate.read())))
+            source = source_of(project, candidate.file.sha256 or "")
+            return SolvedSource(name=name, version=str(offered), source=source, requires=requires)
+    return None

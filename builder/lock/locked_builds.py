@@ -15,16 +15,20 @@ from builder.model.locks import LockedRule
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
     from builder.model.builds import SolvedSource
     from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
+    from builder.model.recipes import PackageBuild
     from builder.model.wheels import LockedWheel
 
 _TORCH = "torch"
 
 
-def lock_builds(job: Job, solution: Solution, before: Lock | None, upgrade: Sequence[str]) -> tuple[LockedBuild, ...]:
+def lock_builds(
+    job: Job, solution: Solution, session: Session, before: Lock | None, upgrade: Sequence[str]
+) -> tuple[LockedBuild, ...]:
     """Return the builds of a solution, sorted by name.
 
     Raises:
@@ -34,12 +38,19 @@ def lock_builds(job: Job, solution: Solution, before: Lock | None, upgrade: Sequ
     builds = []
     for source in sorted(solution.sources, key=lambda source: source.name):
         _check_unchanged(source, job, before, upgrade)
-        builds.append(_locked(source, job, solution.wheels))
+        listed = job.spec.builds.named(source.name) if job.spec.builds else None
+        builds.append(locked_build(source, listed, job, solution.wheels, session))
     return tuple(builds)
 
 
-def _locked(solved: SolvedSource, job: Job, wheels: Sequence[LockedWheel]) -> LockedBuild:
-    build = job.spec.builds.named(solved.name) if job.spec.builds else None
+def locked_build(
+    solved: SolvedSource, build: PackageBuild | None, job: Job, wheels: Sequence[LockedWheel], session: Session
+) -> LockedBuild:
+    """Return a build with all its inputs; `wheels` are the cell's.
+
+    Raises:
+        LockError: a patch is missing.
+    """
     return LockedBuild(
         name=solved.name,
         version=solved.version,
@@ -47,6 +58,11 @@ def _locked(solved: SolvedSource, job: Job, wheels: Sequence[LockedWheel]) -> Lo
         patches=tuple(_patch(name, job) for name in (build.patches if build else ())),
         environment=build.environment if build else (),
         target=target_of(job.platform, solved.requires, wheels),
+        machine="amd64",
+        toolchain="none",
+        compiler="none",
+        tools=(),
+        requirements=(),
     )
 
 

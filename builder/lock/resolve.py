@@ -84,7 +84,7 @@ def make(
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve_missing(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
-        builds = lock_builds(job, solution, before, upgrade)
+        builds = lock_builds(job, solution, session, before, upgrade)
         locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
         lock = Lock(
             recipe=job.recipe.name,

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from builder.model.builds import LockedBuild
+from builder.model.builds import BuiltWheels, LockedBuild
 from builder.model.model_files import LockedModel
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Recipe, Spec
 from builder.model.wheels import LockedWheel
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LOCK_FORMAT = 4
 # The packages whose versions decide between images.
@@ -121,8 +117,10 @@ class Lock:
         versions = {build.name: build.version for build in self.builds or ()}
         return versions | {wheel.name: wheel.version for wheel in self.wheels}
 
-    def with_built(self, wheels: Iterable[LockedWheel]) -> Lock:
-        """Return the lock with wheels that were built: they are among the others, as if an index had them."""
+    def with_built(self, built: BuiltWheels) -> Lock:
+        """Return the lock with those wheels that were built from it: they are among the others."""
+        by_fingerprint = {wheel.fingerprint: wheel.wheel for wheel in built.wheels}
+        wheels = [by_fingerprint[key] for build in self.builds or () if (key := build.fingerprint) in by_fingerprint]
         return replace(self, wheels=tuple(sorted((*self.as_written.wheels, *wheels), key=lambda wheel: wheel.name)))
 
     @property

@@ -14,7 +14,6 @@ from builder.model.locks import Locked
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.builders import Builders
-from builder.pipeline.built_wheels import with_built
 from builder.pipeline.order import RunOptions, stages_of
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class CellRun:
     def lock(self) -> Lock:
         """The lock, which every later stage needs, with the wheels that the cell has built."""
         lock, built = self.get(Locked).lock, self.find(BuiltWheels)
-        return with_built(lock, built) if built else lock
+        return lock.with_built(built) if built else lock
 
     @property
     def plan(self) -> Plan:
@@ -122,7 +121,7 @@ class CellRecords:
     def with_built(self, lock: Lock) -> Lock:
         """Return a lock with the wheels that were built from it; without those that are not built yet."""
         built = self.built() if lock.builds else None
-        return with_built(lock, built) if built else lock
+        return lock.with_built(built) if built else lock
 
     def audit(self) -> Audit | None:
         """Return the last audit, with or without errors."""

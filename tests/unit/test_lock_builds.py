@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from builder.host.session import Session
 from builder.lock import lockfile, resolve
 from builder.lock.lock_check import check_lock
 from builder.lock.stage import current_lock, lock_cell
+from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.locks import LockedBase
 from builder.model.recipes import PackageBuild, PackageBuilds, PackageSource
 from builder.pipeline.order import RunOptions
@@ -271,7 +273,9 @@ def test_a_source_that_the_lock_names_twice_is_damage(session: Session, public: 
 def test_wheels_that_were_built_leave_the_checksum(session: Session, public: TinyIndex) -> None:
     made: Lock = lock(cell(listed()), session).lock
     wheel = make_locked_wheel("ext", "1.1+jbuild.1")
-    whole = made.with_built((wheel,))
+    (build,) = made.builds or ()
+    built = BuiltWheel(fingerprint=build.fingerprint, wheel=wheel, origin="built")
+    whole = made.with_built(BuiltWheels(wheels=(built, replace(built, fingerprint="0" * 64))))
     assert [found.name for found in whole.wheels] == ["app", "ext", "helper"]
     assert whole.versions["ext"] == "1.1+jbuild.1"
     assert (whole.built_wheels, whole.as_written) == ((wheel,), made)

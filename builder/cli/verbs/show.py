@@ -24,7 +24,6 @@ from builder.model.builds import LockedBuild
 from builder.model.images import SlimSize
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
-from builder.pipeline.built_wheels import fingerprint_of
 from builder.pipeline.cell import CellRecords
 from builder.pipeline.failure import Failure
 from builder.pipeline.history import open_failures, runs
@@ -201,7 +200,7 @@ def _build(build: LockedBuild, lock: locks.Lock) -> ShownBuild:
         version=build.version,
         source=build.source.words,
         patches=tuple(patch.name for patch in build.patches),
-        fingerprint=fingerprint_of(build),
+        fingerprint=build.fingerprint,
         wheel=next((wheel.filename for wheel in lock.built_wheels if wheel.name == build.name), None),
     )
 

@@ -13,7 +13,6 @@ from builder.image.oci.layout import blob, is_whole
 from builder.image.render.image_labels import slim_sizes
 from builder.lock import lockfile
 from builder.model import patterns
-from builder.pipeline.built_wheels import fingerprint_of
 from builder.pipeline.cell import CellRecords
 from builder.project.diff.difference import ComparedPart, ComparedSide, Layer
 from builder.project.diff.image_contents import of_layout, of_registry
@@ -146,7 +145,7 @@ def fields_of(lock: Lock) -> dict[str, Any]:
             for wheel in lock.as_written.wheels
         )
         + tuple(
-            ComparedPart(name=build.name, version=build.version, content=fingerprint_of(build))
+            ComparedPart(name=build.name, version=build.version, content=build.fingerprint)
             for build in lock.builds or ()
         ),
         "models": tuple(
