@@ -94,7 +94,6 @@ def _built(request: WheelRequest, session: Session) -> BuiltWheel:
 
 def _store(built: BuiltWheel, session: Session) -> BuiltWheel:
     """Note a wheel that is in the wheelhouse, and return it."""
-    # It has no address: no index serves it.
-    built = replace(built, wheel=replace(built.wheel, url=built.wheel.filename, index=None))
+
     records.write(session.workspace.built(built.fingerprint), built.fingerprint, built)
     return built
