@@ -1,1 +1,1 @@
-"""Builds wheels that no index has, makes them honest, checks them, and shares them."""
+"""Wheels that nobody publishes: built from source, also for another architecture."""

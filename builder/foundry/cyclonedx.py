@@ -31,17 +31,22 @@ def sha256_entry(sha256: str) -> dict[str, str]:
     return {"alg": "SHA-256", "content": sha256}
 
 
-def bill(seed: str, subject: Component, about: Sequence[Mapping[str, str]], **rest: object) -> dict[str, Any]:
-    """Return a bill about a component; the seed decides its serial number, and `about` are properties."""
+def bill(
+    seed: str, subject: Component, about: Sequence[Mapping[str, str]], writer: str = __version__, **rest: object
+) -> dict[str, Any]:
+    """Return a bill about a component.
+
+    The seed decides its serial number, `about` are properties, and `writer` is the version of the tool that writes it.
+    """
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, seed)}",
         "version": 1,
         "metadata": {
-            "tools": {"components": [{"type": "application", "name": "jbuild", "version": __version__}]},
+            "tools": {"components": [{"type": "application", "name": "jbuild", "version": writer}]},
             "component": subject,
-            "properties": list(about),
+            **({"properties": list(about)} if about else {}),
         },
         **rest,
     }

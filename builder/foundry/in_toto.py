@@ -28,8 +28,12 @@ def build_predicate(
     external: Mapping[str, Any],
     internal: Mapping[str, Any],
     dependencies: Sequence[Mapping[str, Any]],
+    version: str = __version__,
 ) -> dict[str, Any]:
-    """Return a provenance predicate without times: the same inputs have one provenance."""
+    """Return a provenance predicate without times: the same inputs have one provenance.
+
+    `version` is that of the builder.
+    """
     return {
         "buildDefinition": {
             "buildType": build_type,
@@ -37,5 +41,5 @@ def build_predicate(
             "internalParameters": dict(internal),
             "resolvedDependencies": list(dependencies),
         },
-        "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
+        "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": version}}},
     }

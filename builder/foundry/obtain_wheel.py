@@ -94,6 +94,5 @@ def _built(request: WheelRequest, session: Session) -> BuiltWheel:
 
 def _store(built: BuiltWheel, session: Session) -> BuiltWheel:
     """Note a wheel that is in the wheelhouse, and return it."""
-
     records.write(session.workspace.built(built.fingerprint), built.fingerprint, built)
     return built

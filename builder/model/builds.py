@@ -139,10 +139,12 @@ class LockedBuild:
     def fingerprint(self) -> str:
         """The sha256 of everything that decides the wheel's bytes; addresses of mirrors do not."""
         target, torch = self.target, self.target.torch
+        # The wheel's provenance states the address of a repository.
+        repository = self.source.location if self.source.kind == "git" else None
         inputs = (
             BUILD_METHOD,
-            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit),
-            [patch.sha256 for patch in self.patches],
+            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit, repository),
+            [(patch.name, patch.sha256) for patch in self.patches],
             sorted(self.environment),
             (self.machine, self.toolchain, self.compiler),
             sorted((tool.role, tool.filename, tool.sha256) for tool in self.tools),
