@@ -9,6 +9,7 @@ from builder.errors import JbuildError
 from builder.foundry.obtain_wheel import WheelRequest
 from builder.host.config import with_options
 from builder.lock.stage import lock_with_history
+from builder.model.builds import BuildOptions
 from builder.model.locks import Locked
 from builder.pipeline import history
 from builder.pipeline.cell import start
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.session import Session
-    from builder.model.builds import BuildOptions, LockedBuild
+    from builder.model.builds import LockedBuild
     from builder.model.locks import Job, Lock
     from builder.pipeline.cell import CellRun
 
@@ -31,24 +32,17 @@ _STAGE = "wheel"
 
 def requests_of(run: CellRun) -> Iterator[WheelRequest]:
     """Yield a request for each build of a cell."""
-    for build in run.get(Locked).lock.builds or ():
-        yield request_of(build, run.job, run.session, fresh=run.options.again == _STAGE)
+    lock, options = run.get(Locked).lock, BuildOptions(fresh=run.options.again == _STAGE)
+    for build in lock.builds or ():
+        yield request_of(build, run.job, lock, options, run.session)
 
 
-def request_of(
-    build: LockedBuild, job: Job, session: Session, options: BuildOptions | None = None, *, fresh: bool = False
-) -> WheelRequest:
+def request_of(build: LockedBuild, job: Job, lock: Lock, options: BuildOptions, session: Session) -> WheelRequest:
     """Return the request for a build, with the registries of its cell."""
     spec = job.spec.publish
     registries = with_options(session.config, registries=spec.registries).registries
     names = tuple(Reference.parse(f"{registry}/{spec.repository}-wheels") for registry in registries)
-    return WheelRequest(
-        build=build,
-        patches=job.recipe.path.parent,
-        registries=names,
-        fresh=fresh,
-        **({"options": options} if options else {}),
-    )
+    return WheelRequest(build=build, lock=lock, apt=job.spec.apt, options=options, registries=names)
 
 
 def lock_with_wheels(job: Job, session: Session) -> Lock:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import IntegrityError, LockError
-from builder.host.paths import sha256_of_file
-from builder.model.builds import BuildPatch, BuildTarget, LockedBuild
+from builder.errors import IntegrityError
+from builder.model.builds import BuildSpec, BuildTarget
 from builder.model.locks import LockedRule
+from builder.model.recipes import PackageBuild
+from builder.pipeline.build_lock import build_locker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.builds import SolvedSource
+    from builder.model.builds import LockedBuild, SolvedSource
     from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
-    from builder.model.recipes import PackageBuild
     from builder.model.wheels import LockedWheel
 
 _TORCH = "torch"
@@ -33,7 +33,7 @@ def lock_builds(
 
     Raises:
         IntegrityError: an archive that was locked has other bytes now.
-        LockError: a patch is missing.
+        JbuildError: an input of a build cannot be locked.
     """
     builds = []
     for source in sorted(solution.sources, key=lambda source: source.name):
@@ -49,29 +49,21 @@ def locked_build(
     """Return a build with all its inputs; `wheels` are the cell's.
 
     Raises:
-        LockError: a patch is missing.
+        JbuildError: an input of the build cannot be locked.
     """
-    return LockedBuild(
+    build, source = build or PackageBuild(name=solved.name), solved.source
+    spec = BuildSpec(
         name=solved.name,
         version=solved.version,
-        source=solved.source,
-        patches=tuple(_patch(name, job) for name in (build.patches if build else ())),
-        environment=build.environment if build else (),
-        target=target_of(job.platform, solved.requires, wheels),
-        machine="amd64",
-        toolchain="none",
-        compiler="none",
-        tools=(),
-        requirements=(),
+        kind=source.kind,
+        location=None if source.kind == "sdist" else source.location,
+        commit=source.commit,
+        patches=build.patches,
+        requires=build.build_requires,
+        environment=build.environment,
+        folder=job.recipe.path.parent,
     )
-
-
-def _patch(name: str, job: Job) -> BuildPatch:
-    path = job.recipe.path.parent / name
-    sha256 = sha256_of_file(path)
-    if sha256 is None:
-        raise LockError(f"there is no patch {name}", where=str(path), hint="put it beside the recipe")
-    return BuildPatch(name=name, sha256=sha256)
+    return build_locker()(spec, target_of(job.platform, solved.requires, wheels), session, source)
 
 
 def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:

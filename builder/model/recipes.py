@@ -231,7 +231,7 @@ class PackageBuild:
     """A package to build from source.
 
     `source` is None for the index's source archive. `patches` are files relative to the recipe. `version` and
-    `requires` replace what the source's own metadata states.
+    `requires` replace what the source's own metadata states; `build_requires` are more build requirements.
     """
 
     name: str
@@ -240,6 +240,7 @@ class PackageBuild:
     environment: Pairs = ()
     version: str | None = None
     requires: tuple[str, ...] | None = None
+    build_requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

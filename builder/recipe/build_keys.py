@@ -105,6 +105,7 @@ _BUILD = TableDeclaration(
     Field("environment", BUILD_ENVIRONMENT, "Environment variables of the build."),
     Field("version", slot(value_checks.version), "Version of a Git or folder source that states none."),
     Field("requires", slot_list(value_checks.requirement), "Requirements, in place of those in the source's metadata."),
+    Field("build-requires", slot_list(value_checks.requirement), "Build requirements besides those of the source."),
     check=_check_build,
 )
 

@@ -263,6 +263,7 @@ def _filled_builds(builds: PackageBuilds, fill: Callable[[str], str]) -> Package
             environment=tuple((name, fill(value)) for name, value in build.environment),
             version=None if build.version is None else fill(build.version),
             requires=None if build.requires is None else tuple(map(fill, build.requires)),
+            build_requires=tuple(map(fill, build.build_requires)),
         )
         for build in builds.packages
     )

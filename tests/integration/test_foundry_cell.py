@@ -158,7 +158,7 @@ def test_a_build_that_fails_is_a_failure_of_the_cell(
 ) -> None:
     project = make_project(cache=cache, index=index.host, packages=packages(environment={"TINYEXT_ANSWER": "nothing+"}))
     done = project.run("recipe")
-    assert_refused(done, 6, "tinyext")
+    assert_refused(done, 8, "tinyext")
     assert "wheel" in project.run("show").stdout.partition("failed")[2]
     assert not (project.cell / "wheel.json").exists()
 

@@ -120,7 +120,7 @@ def _obtained(
     with session.console.working_on(job.cell.id):
         lock = lock_with_history(job, session)
         single = single_build(package, job, lock, session)
-        built = obtain_wheel(request_of(single.build, job, session, options, fresh=options.fresh), session)
+        built = obtain_wheel(request_of(single.build, job, lock, options, session), session)
     path = _copied(built, output, session) if output else wheel_path(built, session)
     if single.unmet:
         session.console.warn(f"{job.cell.id}: the cell lacks what the wheel requires: {', '.join(single.unmet)}")
