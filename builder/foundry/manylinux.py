@@ -28,7 +28,7 @@ _RELR, _RELR_MINOR = "GLIBC_ABI_DT_RELR", 36
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BroughtLibraries:
+class SuppliedLibraries:
     """Libraries (globs) that wheels which require one of `packages` may load."""
 
     libraries: tuple[str, ...]
@@ -48,7 +48,7 @@ class ManylinuxPolicy:
 
     libraries: frozenset[str]
     families: Mapping[str, Mapping[str, tuple[tuple[int, tuple[int, ...]], ...]]]
-    brought: tuple[BroughtLibraries, ...]
+    supplied: tuple[SuppliedLibraries, ...]
     driver: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ def measure_platform(binaries: Sequence[Binary], required: Collection[str], targ
     if not binaries:
         return PlatformMeasure(tag="any")
     outside = sorted(_outside(binaries, policy))
-    external = [name for name in outside if _is_brought(name, required, target, policy)]
+    external = [name for name in outside if _is_supplied(name, required, target, policy)]
     newest = dict(_newest(binaries))
     minors, obstacles = _minors(newest, target.architecture, policy)
     obstacles += [
@@ -99,9 +99,9 @@ def _outside(binaries: Iterable[Binary], policy: ManylinuxPolicy) -> set[str]:
     return needed - own - policy.libraries
 
 
-def _is_brought(library: str, required: Collection[str], target: BuildTarget, policy: ManylinuxPolicy) -> bool:
+def _is_supplied(library: str, required: Collection[str], target: BuildTarget, policy: ManylinuxPolicy) -> bool:
     by_driver = target.cuda is not None and library in policy.driver
-    return by_driver or any(row.fits(library, required) for row in policy.brought)
+    return by_driver or any(row.fits(library, required) for row in policy.supplied)
 
 
 def _newest(binaries: Iterable[Binary]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -162,15 +162,15 @@ def _parse(root: Table) -> ManylinuxPolicy:
     tables_of = root.table("families")
     families = {name: _families(tables_of.table(name)) for name in _MACHINES}
     tables_of.done()
-    brought = []
-    for table in root.rows("brought"):
+    supplied = []
+    for table in root.rows("supplied"):
         table.string("source", pattern=".+", noun="a source")
-        brought.append(BroughtLibraries(libraries=table.strings("libraries"), packages=table.strings("packages")))
+        supplied.append(SuppliedLibraries(libraries=table.strings("libraries"), packages=table.strings("packages")))
     driver = root.table("driver")
     driver.string("source", pattern=".+", noun="a source")
     driven = driver.strings("libraries")
     driver.done()
-    return ManylinuxPolicy(libraries=libraries, families=families, brought=tuple(brought), driver=driven)
+    return ManylinuxPolicy(libraries=libraries, families=families, supplied=tuple(supplied), driver=driven)
 
 
 def _families(table: Table) -> dict[str, tuple[tuple[int, tuple[int, ...]], ...]]:
