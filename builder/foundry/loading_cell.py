@@ -13,7 +13,7 @@ from builder.audit.gather_facts import gather, gather_files
 from builder.audit.stage import judge
 from builder.errors import NetworkError, RegistryError
 from builder.host.files import sha256_of
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
