@@ -15,7 +15,7 @@ from builder.model.recipes import Architecture, Pairs
 # Part of every fingerprint: raise it when the same inputs give another wheel.
 BUILD_METHOD = 1
 SourceKind = Literal["sdist", "git", "folder"]
-ToolRole = Literal["nvcc", "gcc", "cuda-headers", "cuda-runtime", "python-headers", "sandbox", "ccache"]
+ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,8 @@ class BuildSpec:
     """A package that a recipe builds from source.
 
     `location` is a Git URL or a folder, None for the index's source archive; `commit` is the Git commit. `patches` are
-    files in the order of application.
+    files in the order of application, as the recipe names them, relative to `folder`. `requires` are build requirements
+    besides those that the project states.
     """
 
     name: str
@@ -31,8 +32,10 @@ class BuildSpec:
     kind: SourceKind = "sdist"
     location: str | None = None
     commit: str | None = None
-    patches: tuple[Path, ...] = ()
+    patches: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     environment: Pairs = ()
+    folder: Path = Path()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +81,17 @@ class BuildTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolFile:
-    """A wheel or a Debian package that a build unpacks, and its purpose."""
+    """A wheel or a Debian package that a build unpacks, and its purpose.
+
+    Of a wheel with a `record`, the sha256 of its RECORD, only members are read, by ranges: RECORD has their hashes.
+    """
 
     role: ToolRole
     filename: str
     url: str
     sha256: str
     size: int | None = None
+    record: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
@@ -98,7 +105,8 @@ class LockedBuild:
     """All inputs of a wheel that is built from source.
 
     `machine` is the architecture of the building machine, for which `requirements` (the build requirements) and `tools`
-    are. `toolchain` is the row's id in `toolchains.toml`, `compiler` the host compiler's version (`gcc 12.2.0`).
+    are. `toolchain` is the row's id in `toolchains.toml`, `compiler` the host compiler's version (`12.2.0-14`), and
+    `interpreter` that of the CPython that runs the build (`3.12.1`).
     """
 
     name: str
@@ -108,6 +116,7 @@ class LockedBuild:
     machine: Architecture
     toolchain: str
     compiler: str
+    interpreter: str
     tools: tuple[ToolFile, ...]
     requirements: tuple[LockedWheel, ...]
     patches: tuple[BuildPatch, ...] = ()
@@ -124,7 +133,7 @@ class LockedBuild:
             (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit, repository),
             [(patch.name, patch.sha256) for patch in self.patches],
             sorted(self.environment),
-            (self.machine, self.toolchain, self.compiler),
+            (self.machine, self.toolchain, self.compiler, self.interpreter),
             sorted((tool.role, tool.filename, tool.sha256) for tool in self.tools),
             sorted((wheel.filename, wheel.sha256) for wheel in self.requirements),
             (target.architecture, target.python, target.glibc, target.gpus, target.cuda),
