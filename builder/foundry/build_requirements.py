@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from builder.foundry.build_python import BuildPython
     from builder.host.session import Session
     from builder.model.builds import BuildSpec, LockedBuild
-    from builder.model.locks import LockedWheel
     from builder.model.recipes import Architecture
+    from builder.model.wheels import LockedWheel
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.errors import BuildError, IntegrityError, LockError, ProgramFailedError
+from builder.errors import BuildError, IntegrityError, LockError
 from builder.foundry.fetched_files import RemoteInput, fetch_inputs
-from builder.foundry.source_hash import copy_source, source_hash
-from builder.host.files import atomic_folder, disk_errors, mark_used, temp_folder
-from builder.host.process import run
+from builder.host.files import disk_errors, temp_folder
+from builder.host.source_hash import copy_source, source_hash
+from builder.lock.git_commit import checkout
 from builder.lock.inspect_index import default_address
 from builder.model.builds import BuildSource
 from builder.remote.index.index_client import client_of
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from builder.model.builds import BuildSpec
     from builder.remote.index.listing import IndexFile, ProjectPage
 
-_GIT_S = 1800
 _DEFAULT = "default"
 
 
@@ -46,12 +45,12 @@ def lock_source(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
         )
     location = spec.location or ""
     if spec.kind == "folder":
-        folder = spec.folder / location
+        folder = session.workspace.project / location
         if not folder.is_dir():
             raise LockError(f"the source of {spec.name} is not a folder", where=str(folder), hint="correct the recipe")
         return BuildSource(kind="folder", location=location, sha256=source_hash(folder)), spec.version
-    checkout = _checkout(location, spec.commit or "", session)
-    source = BuildSource(kind="git", location=location, sha256=source_hash(checkout), commit=spec.commit)
+    tree = checkout(location, spec.commit or "", session)
+    source = BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=spec.commit)
     return source, spec.version
 
 
@@ -71,7 +70,7 @@ def unpack_source(source: BuildSource, folder: Path, project: Path, session: Ses
     origin = (
         project / source.location
         if source.kind == "folder"
-        else _checkout(source.location, source.commit or "", session)
+        else checkout(source.location, source.commit or "", session)
     )
     if not origin.is_dir():
         raise LockError("the source is not a folder", where=str(origin), hint="put it back, or run `jbuild lock` again")
@@ -167,31 +166,3 @@ def _unpack_archive(archive: Path, folder: Path) -> None:
         top = entries[0] if len(entries) == 1 and entries[0].is_dir() else scratch
         for entry in top.iterdir():
             shutil.move(entry, folder / entry.name)
-
-
-def _checkout(url: str, commit: str, session: Session) -> Path:
-    """Return a folder with a commit and its submodules, after fetching it if it is missing."""
-    folder = session.workspace.foundry / "checkouts" / commit
-    if mark_used(folder):
-        return folder
-    with disk_errors(folder), atomic_folder(folder) as checkout, session.console.task(f"fetching {url}"):
-        git = ["git", "-C", str(checkout)]
-        environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
-        steps = (
-            ["init", "--quiet"],
-            ["fetch", "--quiet", "--depth=1", "--", url, commit],
-            ["checkout", "--quiet", "FETCH_HEAD"],
-            ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"],
-        )
-        for step in steps:
-            try:
-                run([*git, *step], env=environment, timeout_s=_GIT_S)
-            except ProgramFailedError as error:
-                hint = "check the address, the commit (all 40 digits) and the network"
-                raise LockError(f"git cannot fetch {commit}", where=url, hint=hint, log=error.output) from error
-        for link in [*checkout.rglob(".git")]:
-            if link.is_dir():
-                shutil.rmtree(link)
-            else:
-                link.unlink()
-    return folder

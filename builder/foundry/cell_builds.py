@@ -17,7 +17,6 @@ from builder.pipeline.history import StageResult
 from builder.pipeline.order import RunOptions
 from builder.pipeline.runner import alone, bring_up_to_date
 from builder.pipeline.stage import stage_of
-from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +40,14 @@ def request_of(build: LockedBuild, job: Job, lock: Lock, options: BuildOptions, 
     """Return the request for a build, with the registries of its cell."""
     spec = job.spec.publish
     registries = with_options(session.config, registries=spec.registries).registries
-    names = tuple(Reference.parse(f"{registry}/{spec.repository}-wheels") for registry in registries)
-    return WheelRequest(build=build, lock=lock, apt=job.spec.apt, options=options, registries=names)
+    return WheelRequest(
+        build=build,
+        lock=lock,
+        apt=job.spec.apt,
+        options=options,
+        registries=registries,
+        repository=spec.repository,
+    )
 
 
 def lock_with_wheels(job: Job, session: Session) -> Lock:

@@ -41,7 +41,7 @@ class RemoteInput:
 
 def input_path(workspace: Workspace, sha256: str, filename: str) -> Path:
     """Return the file of an input in the cache."""
-    return workspace.foundry / "files" / sha256[:2] / sha256 / filename
+    return workspace.source(sha256, filename)
 
 
 def fetch_inputs(files: Sequence[RemoteInput], session: Session) -> tuple[Path, ...]:

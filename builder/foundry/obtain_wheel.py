@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from builder.errors import EngineError, JbuildError, NetworkError
+from builder.errors import EngineError, NetworkError
 from builder.foundry.build_wheel import build_folder, build_wheel
 from builder.foundry.check_wheel import check_wheel
 from builder.foundry.finish_wheel import finish_wheel
-from builder.foundry.shared_wheels import pull_wheel
+from builder.foundry.shared_wheels import fetch_shared
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.file_locks import scratch
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import LockedBuild
     from builder.model.locks import Lock
-    from builder.remote.registry.reference import Reference
 
 CACHE = "cache"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelRequest:
-    """A build for a cell with a lock and packages `apt` in its image, and the `registries` that may have the wheel.
+    """A build for a cell with a lock and packages `apt` in its image.
 
-    With `options.fresh`, neither the cache nor a registry counts.
+    `registries` may have its wheel, beside the `repository` of images. With `options.fresh`, neither the cache nor a
+    registry counts.
     """
 
     build: LockedBuild
     lock: Lock
     apt: tuple[str, ...] = ()
     options: BuildOptions = field(default_factory=BuildOptions)
-    registries: tuple[Reference, ...] = ()
+    registries: tuple[str, ...] = ()
+    repository: str = ""
 
 
 def obtain_wheel(request: WheelRequest, session: Session) -> BuiltWheel:
@@ -55,7 +56,7 @@ def obtain_wheel(request: WheelRequest, session: Session) -> BuiltWheel:
         if not request.options.fresh:
             if stored := stored_wheel(build, session):
                 return replace(stored, origin=CACHE)
-            if pulled := _pulled(request, session):
+            if pulled := fetch_shared(build, request.registries, request.repository, session):
                 return _noted(pulled, session)
         return _noted(_built(request, session), session)
 
@@ -69,17 +70,6 @@ def stored_wheel(build: LockedBuild, session: Session) -> BuiltWheel | None:
 def wheel_path(built: BuiltWheel, session: Session) -> Path:
     """Return the file of a wheel in the wheelhouse."""
     return session.workspace.wheel(built.wheel.sha256, built.wheel.filename)
-
-
-def _pulled(request: WheelRequest, session: Session) -> BuiltWheel | None:
-    """Return the wheel from a registry, or None; a registry that does not answer is no reason to stop."""
-    for registry in request.registries:
-        try:
-            if pulled := pull_wheel(request.build, registry, session):
-                return pulled
-        except JbuildError as error:
-            session.console.say(f"built wheels cannot be pulled from {registry.host}: {error.message}")
-    return None
 
 
 def _built(request: WheelRequest, session: Session) -> BuiltWheel:

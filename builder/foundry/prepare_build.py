@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
     from builder.foundry.toolchains import Toolchain, ToolWheel
     from builder.host.session import Session
-    from builder.model.builds import BuildSpec, BuildTarget
+    from builder.model.builds import BuildSource, BuildSpec, BuildTarget
     from builder.model.recipes import Architecture
 
 _PROJECT_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "CMakeLists.txt")
 _CUDA_SOURCES = ("*.cu", "*.cuh")
 
 
-def lock_build(spec: BuildSpec, target: BuildTarget, session: Session) -> LockedBuild:
-    """Return all inputs of a build, on this machine, for a target.
+def lock_build(
+    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
+) -> LockedBuild:
+    """Return all inputs of a build, on this machine, for a target; without a `resolved` source, it is looked up.
 
     Sources without CUDA and torch are locked without them, so that all cells share their wheels.
 
@@ -41,12 +43,12 @@ def lock_build(spec: BuildSpec, target: BuildTarget, session: Session) -> Locked
     """
     machine = building_machine()
     python = build_python(target.python, session)
-    source, version = lock_source(spec, session)
+    source, version = (resolved, spec.version) if resolved and spec.version else lock_source(spec, session)
     patches = lock_patches(spec, session.workspace)
     with work_folder("jbuild-source") as folder, disk_errors(folder):
         tree = folder / "source"
         tree.mkdir()
-        unpack_source(source, tree, spec.folder, session)
+        unpack_source(source, tree, session.workspace.project, session)
         for patch in patches:
             apply_patch(patch, tree, session.workspace)
         target = _needed(tree, target)

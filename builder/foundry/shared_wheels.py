@@ -22,7 +22,7 @@ from builder.host.file_locks import scratch
 from builder.host.json_documents import decode_json
 from builder.host.signing import signer
 from builder.model.builds import BuiltWheel
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.remote.download import Expected, download, download_once
 from builder.remote.registry.cosign_images import cosign_layers, is_trusted, put_cosign_layers, signature_layer
 from builder.remote.registry.manifests import TaggedArtifact

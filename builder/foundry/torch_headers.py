@@ -12,7 +12,7 @@ from builder.foundry.build_source import project_files
 from builder.foundry.wheel_members import record_hash
 from builder.lock.uv_target import MACHINES
 from builder.model.builds import ToolFile
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 
 if TYPE_CHECKING:
     from builder.host.session import Session

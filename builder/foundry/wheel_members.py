@@ -15,7 +15,7 @@ import requests
 from packaging.utils import parse_wheel_filename
 
 from builder.errors import IntegrityError
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.remote import http
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import addresses

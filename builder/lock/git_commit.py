@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from builder.errors import NetworkError, ProgramFailedError
-from builder.host.files import atomic_folder
+from builder.host.files import atomic_folder, mark_used
 from builder.host.process import run
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 _FETCH_S = 1800
 # No prompt, no configuration of this machine's user, no attributes that would change bytes.
-_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+_ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+}
 _PLAIN = ("-c", "core.autocrlf=false", "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false")
 
 
@@ -32,7 +37,7 @@ def checkout(url: str, commit: str, session: Session) -> Path:
     key = hashlib.sha256(f"{url}\n{commit}".encode()).hexdigest()
     target = session.workspace.foundry / "checkouts" / key
     with session.workspace.file_lock(f"source-{key[:16]}"):
-        if not target.is_dir():
+        if not mark_used(target):
             with session.console.task(f"fetching {url} at {commit[:12]}"), atomic_folder(target) as folder:
                 _fetch(url, commit, folder)
     return target
