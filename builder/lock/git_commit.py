@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
 
 _FETCH_S = 1800
-# No prompt, no configuration of this machine's user, no attributes that would change bytes.
-_ENVIRONMENT = {
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_LFS_SKIP_SMUDGE": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_SYSTEM": os.devnull,
-}
+# No prompt, and the bytes of the repository; proxies and credentials are those of the user's configuration.
+_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
 _PLAIN = ("-c", "core.autocrlf=false", "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false")
 
 
