@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from typing import TYPE_CHECKING
 
-from builder.errors import JbuildError
-from builder.foundry.obtain_wheel import WheelRequest
+from builder.errors import JbuildError, LockError
+from builder.foundry.obtain_wheel import WheelRequest, wheel_path
 from builder.host.config import with_options
+from builder.lock.graph import requirements, unmet_requirements
 from builder.lock.stage import lock_with_history
 from builder.model.builds import BuildOptions
 from builder.model.locks import Locked
@@ -17,12 +19,13 @@ from builder.pipeline.history import StageResult
 from builder.pipeline.order import RunOptions
 from builder.pipeline.runner import alone, bring_up_to_date
 from builder.pipeline.stage import stage_of
+from builder.remote.index.remote_wheel import metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.session import Session
-    from builder.model.builds import LockedBuild
+    from builder.model.builds import BuiltWheel, LockedBuild
     from builder.model.locks import Job, Lock
     from builder.pipeline.cell import CellRun
 
@@ -48,6 +51,24 @@ def request_of(build: LockedBuild, job: Job, lock: Lock, options: BuildOptions, 
         registries=registries,
         repository=spec.repository,
     )
+
+
+def require_met(request: WheelRequest, built: BuiltWheel, session: Session) -> None:
+    """Refuse a wheel whose requirements the lock does not meet: its source states others.
+
+    Raises:
+        LockError: it is one.
+    """
+    with zipfile.ZipFile(wheel_path(built, session)) as archive:
+        requires = map(str, requirements(metadata_of(archive)))
+    if unmet := tuple(unmet_requirements(requires, request.lock)):
+        name, lock = request.build.name, request.lock
+        raise LockError(
+            f"the wheel of {name} requires {', '.join(unmet)}, which the lock lacks",
+            where=f"{lock.recipe}/{lock.cell}",
+            hint=f"state all that it requires in `requires` of its [[packages.build]] table, or run "
+            f"`jbuild lock {lock.recipe} --cell {lock.cell} --upgrade {name}`",
+        )
 
 
 def lock_with_wheels(job: Job, session: Session) -> Lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.foundry.cell_builds import requests_of
+from builder.foundry.cell_builds import requests_of, require_met
 from builder.foundry.obtain_wheel import obtain_wheel, wheel_path
 from builder.model.builds import BUILD_METHOD, BuiltWheels
 from builder.pipeline.stage import Stage
@@ -38,6 +38,7 @@ class _WheelStage(Stage[BuiltWheels]):
         for request in requests_of(run):
             run.on_step(f"building {request.build.name} {request.build.version}")
             wheels.append(obtain_wheel(request, run.session))
+            require_met(request, wheels[-1], run.session)
             run.session.console.say(f"{run.job.cell.id}: {wheels[-1].wheel.filename} ({wheels[-1].origin})")
         return BuiltWheels(wheels=tuple(wheels))
 

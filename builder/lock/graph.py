@@ -112,6 +112,16 @@ def requirements(content: bytes) -> list[Requirement]:
     return parsed
 
 
+def unmet_requirements(requires: Iterable[str], lock: Lock) -> Iterator[str]:
+    """Yield the requirements of a wheel that a lock does not meet."""
+    environment = {**markers(lock.platform), "extra": ""}
+    for requirement in map(Requirement, requires):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            version = lock.versions.get(str(canonicalize_name(requirement.name)))
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                yield f"{requirement.name}{requirement.specifier}"
+
+
 def metadata_of(
     wheels: Iterable[LockedWheel], ties: IndexPins, client: IndexClient, workspace: Workspace
 ) -> tuple[dict[str, tuple[str, bytes]], tuple[str, ...]]:

@@ -15,6 +15,7 @@ from builder.errors import JbuildError, LockError, UsageError
 from builder.host.toml.documents import nearest
 from builder.lock import lockfile
 from builder.lock.index_sources import index_pins_of
+from builder.lock.source_metadata import archive_name
 from builder.lock.stage import lock_cell
 from builder.pipeline.order import RunOptions
 from builder.remote.index.index_client import client_of
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.host.session import Session
+    from builder.model.builds import LockedBuild
     from builder.model.locks import Job
     from builder.model.wheels import LockedWheel
+    from builder.remote.index.index_client import IndexClient
+    from builder.remote.index.listing import IndexPins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +63,36 @@ def check_lock(job: Job, session: Session) -> CellCheck:
                 page = client.page(index, wheel.name)
                 served = {file.filename: file.sha256 for file in page.files} if page else {}
                 findings.append(_finding(wheel, index.name, served, session))
+        findings += [_source_finding(build, ties, client, session) for build in lock.builds or ()]
     except JbuildError as error:
         return CellCheck(cell=job.cell.id, error=error)
     return CellCheck(cell=job.cell.id, findings=tuple(finding for finding in findings if finding))
+
+
+def _source_finding(build: LockedBuild, ties: IndexPins, client: IndexClient, session: Session) -> LockFinding | None:
+    """Return the problem of a source archive, of which the cache may have a copy."""
+    source = build.source
+    if source.kind != "sdist" or source.index is None:
+        return None
+    page = client.page(ties.named(source.index), build.name)
+    served = {file.filename: file.sha256 for file in page.files} if page else {}
+    filename = archive_name(source.location)
+    if served.get(filename) == source.sha256:
+        return None
+    kept, changed = session.workspace.source(source.sha256, filename).is_file(), filename in served
+    return LockFinding(
+        filename=filename,
+        index=source.index,
+        says=_words(source.index, "cache", served.get(filename), kept=kept, changed=changed),
+        kept=kept,
+        changed=changed,
+    )
+
+
+def _words(index: str, place: str, served: str | None, *, kept: bool, changed: bool) -> str:
+    other = f"serves a different file under this name (sha256 {served})"
+    stored = f"the {place} has the locked file" if kept else f"the {place} does not have the locked file"
+    return f"the index {index} {other if changed else 'no longer has it'}; {stored}"
 
 
 def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> LockFinding | None:
@@ -69,9 +100,7 @@ def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], sess
     if wheel.filename in served and served[wheel.filename] in (None, wheel.sha256):
         return None
     kept, changed = session.workspace.wheel(wheel.sha256, wheel.filename).is_file(), wheel.filename in served
-    other = f"serves a different file under this name (sha256 {served.get(wheel.filename)})"
-    stored = "the wheelhouse has the locked file" if kept else "the wheelhouse does not have the locked file"
-    says = f"the index {index} {other if changed else 'no longer has it'}; {stored}"
+    says = _words(index, "wheelhouse", served.get(wheel.filename), kept=kept, changed=changed)
     return LockFinding(filename=wheel.filename, index=index, says=says, kept=kept, changed=changed)
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import NoWheelsError
 from builder.lock.build_sources import solved_source, source_project
+from builder.lock.graph import unmet_requirements
 from builder.lock.locked_builds import locked_build
-from builder.lock.uv_target import markers
 from builder.model.recipes import PackageBuild
 from builder.remote.index.index_client import client_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from packaging.requirements import Requirement
 
     from builder.host.session import Session
     from builder.model.builds import LockedBuild
@@ -53,14 +52,5 @@ def single_build(requirement: Requirement, job: Job, lock: Lock, session: Sessio
         hint = "name a version that has a source archive"
         message = f"the index {project.index.name} has no source of {name} {version}"
         raise NoWheelsError(message, where=str(requirement), hint=hint)
-    unmet = tuple(_unmet(solved.requires, job, lock))
+    unmet = tuple(unmet_requirements(solved.requires, lock))
     return SingleBuild(build=locked_build(solved, build, job, lock.wheels, session), in_recipe=False, unmet=unmet)
-
-
-def _unmet(requires: Iterable[str], job: Job, lock: Lock) -> Iterator[str]:
-    environment = {**markers(job.platform), "extra": ""}
-    for requirement in map(Requirement, requires):
-        if requirement.marker is None or requirement.marker.evaluate(environment):
-            version = lock.versions.get(str(canonicalize_name(requirement.name)))
-            if version is None or not requirement.specifier.contains(version, prereleases=True):
-                yield f"{requirement.name}{requirement.specifier}"

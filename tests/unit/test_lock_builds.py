@@ -18,6 +18,8 @@ from builder.host.config import Config
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
 from builder.lock import locked_builds, lockfile, resolve
+from builder.lock.explanation import why
+from builder.lock.graph import unmet_requirements
 from builder.lock.lock_check import check_lock
 from builder.lock.stage import current_lock, lock_cell
 from builder.model.builds import BuiltWheel, BuiltWheels
@@ -164,6 +166,19 @@ def test_a_damaged_source_archive_is_refused(session: Session, public: TinyIndex
         lock(cell(listed()), session)
 
 
+def test_why_a_built_package_has_its_version(session: Session, public: TinyIndex) -> None:
+    lock(cell(listed()), session)
+    (reason,) = why(cell(listed()), session).reasons
+    assert (reason.name, reason.version, reason.built) == ("ext", "1.1", "the source archive")
+    assert reason.asks == ("app 1.0 asks for ext",)
+
+
+def test_what_a_wheel_requires_is_compared_with_the_lock(session: Session, public: TinyIndex) -> None:
+    made = lock(cell(listed()), session).lock
+    requires = ("helper>=1", "helper>=2", "other", 'windows; sys_platform == "win32"', 'more; extra == "x"')
+    assert list(unmet_requirements(requires, made)) == ["helper>=2", "other"]
+
+
 def test_an_index_without_source_archives(session: Session, public: TinyIndex) -> None:
     builds = PackageBuilds(packages=(PackageBuild(name="helper"),))
     with pytest.raises(NoWheelsError, match="has no source archive of helper"):
@@ -178,8 +193,15 @@ def test_a_pinned_package_is_built_from_the_default_index(session: Session, publ
         (build,) = lock(cell(MISSING), tied).lock.builds or ()
         assert (build.version, build.source.index) == ("1.1", None)
         jet.add(make_sdist(tmp_path / "jet", "ext", "0.9"))
-        (build,) = lock(cell(MISSING, sources=(("ext", "jet"),)), tied).lock.builds or ()
+        job = cell(MISSING, sources=(("ext", "jet"),))
+        (build,) = lock(job, tied).lock.builds or ()
         assert (build.version, build.source.index) == ("0.9", "jet")
+        assert check_lock(job, tied).findings == ()
+        jet.pages["ext"].pop()
+        client_of.cache_clear()
+        (finding,) = check_lock(job, tied).findings
+        assert (finding.filename, finding.kept, finding.changed) == ("ext-0.9.tar.gz", True, False)
+        assert finding.says == "the index jet no longer has it; the cache has the locked file"
 
 
 def folder(
