@@ -7,12 +7,12 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from built_wheels import CPU, CROSS, MODULE, MODULE_FACTS, SDIST, make_build, raw_wheel
+from built_wheels import CPU, CROSS, GCC, MODULE, MODULE_FACTS, SDIST, make_build, raw_wheel
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile
 from packageurl import PackageURL
-from test_slim_wheel import check_record, contents_of
+from wheel_contents import check_record, contents_of
 
 from builder.errors import BuildError
 from builder.foundry.finish_wheel import finish_wheel
@@ -101,9 +101,9 @@ def test_the_bill_is_valid_and_names_all_inputs(tmp_path: Path) -> None:
     assert subject["pedigree"]["patches"] == [{"type": "unofficial", "diff": {"url": "patches/demo.patch"}}]
     assert build.patches[0].sha256 in subject["pedigree"]["notes"]
     assert PackageURL.from_string(subject["purl"]).version == f"1.0+jbuild.cu130.torch2.11.sm87.{build.fingerprint[:8]}"
-    assert {"name": "io.jbuild.compiler", "value": "gcc 12.2.0"} in subject["properties"]
+    assert {"name": "io.jbuild.compiler", "value": "gcc 12.2.0-14cross1"} in subject["properties"]
     components = {component["name"]: component for component in bill["components"]}
-    assert set(components) == {"setuptools", "torch", "gcc-12.deb"}
+    assert set(components) == {"setuptools", "torch", GCC}
     assert {component["scope"] for component in components.values()} == {"excluded"}
 
 
@@ -116,14 +116,14 @@ def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert [subject["name"] for subject in statement["subject"]] == [MODULE]
     assert definition["externalParameters"]["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}
-    assert definition["internalParameters"]["compiler"] == "gcc 12.2.0"
+    assert definition["internalParameters"]["compiler"] == "gcc 12.2.0-14cross1"
     names = [material["name"] for material in definition["resolvedDependencies"]]
     assert names == [
         "demo",
         "patches/demo.patch",
         "setuptools-80.9.0-py3-none-any.whl",
         build.target.torch.filename,
-        "gcc-12.deb",
+        GCC,
     ]  # type: ignore[union-attr]
     assert disagreement(wheel, build) is None
 
