@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.utils import canonicalize_name
 
 from builder.foundry.cyclonedx import bill, purl, sha256_entry
+from builder.foundry.wheel_bill import BILL
 from builder.image.wheels.tree import alias_versions
 from builder.publish.bill.components import (
     base_component,
@@ -184,6 +185,8 @@ def _embedded(wheel: LockedWheel, owner: Component, name: str, content: bytes, d
         draft.flaws.append(f"{where} is not listed: it has too many components")
         return ()
     draft.embedded += len(embedded.components)
+    if name.endswith(BILL) and embedded.pedigree:
+        owner.setdefault("pedigree", embedded.pedigree)
     references = {"": owner["bom-ref"]} | {own: f"{owner['bom-ref']}#{name}#{own}" for own in embedded.components}
     for upper, lower in embedded.edges:
         draft.edges[references[upper]].add(references[lower])

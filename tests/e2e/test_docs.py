@@ -55,6 +55,7 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
+    "scripts/foundry-campaign": "half an hour, by hand; tests/integration/test_foundry_wheels.py tests the checks",
     "scripts/gpu-proof": _GPU,
     "scripts/gpu-proof build FOLDER": _GPU,
     "scripts/gpu-proof test FOLDER RESULTS": _GPU,

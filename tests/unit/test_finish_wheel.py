@@ -19,6 +19,7 @@ from builder.foundry.finish_wheel import finish_wheel
 from builder.foundry.wheel_agreement import differing_files, disagreement
 from builder.foundry.wheel_bill import stated_build
 from builder.model.builds import BuildSource
+from builder.publish.bill.embedded_bills import read_bill
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +106,14 @@ def test_the_bill_is_valid_and_names_all_inputs(tmp_path: Path) -> None:
     components = {component["name"]: component for component in bill["components"]}
     assert set(components) == {"setuptools", "torch", GCC}
     assert {component["scope"] for component in components.values()} == {"excluded"}
+
+
+def test_the_bill_of_an_image_reads_it(tmp_path: Path) -> None:
+    """Tools of the build are not in the image; the source and the patches stay known."""
+    embedded = read_bill(inside(finished(raw_wheel(tmp_path), tmp_path / "out"), "sboms/jbuild.cdx.json"), "demo")
+    assert embedded.components == {}
+    assert [row["purl"] for row in embedded.pedigree["ancestors"]] == ["pkg:pypi/demo@1.0"]
+    assert embedded.pedigree["patches"] == [{"type": "unofficial", "diff": {"url": "patches/demo.patch"}}]
 
 
 def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
