@@ -6,16 +6,19 @@ import hashlib
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
 
 from builder.errors import IntegrityError, RegistryError
+from builder.host.files import sha256_of
 from builder.host.json_documents import decode_json
 from builder.image.oci import layout as oci
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from builder.errors import JbuildError
@@ -53,23 +56,46 @@ class ImageSource:
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutBlob:
-    """A blob of an OCI layout; `size` in bytes."""
+class DiskBlob:
+    """A blob on disk; `size` in bytes. `content` opens it, and `corruption` compares it with its digest."""
 
-    layout: Path
     digest: str
     size: int
+    content: Callable[[], AbstractContextManager[IO[bytes]]]
+    corruption: Callable[[], JbuildError | None]
 
     @contextmanager
     def open(self, offset: int) -> Iterator[Readable]:
         """Open the blob's bytes from an offset on."""
-        with oci.open_blob(self.layout, self.digest) as file:
+        with self.content() as file:
             file.seek(offset)
             yield file
 
     def find_corruption(self) -> JbuildError | None:
-        """Compare the file with the digest."""
-        return oci.find_corruption(self.layout, self.digest)
+        """Return an error if the content does not have the digest."""
+        return self.corruption()
+
+
+def layout_blob(layout: Path, digest: str, size: int) -> DiskBlob:
+    """Return a blob of an OCI layout."""
+    content, corruption = partial(oci.open_blob, layout, digest), partial(oci.find_corruption, layout, digest)
+    return DiskBlob(digest, size, content, corruption)
+
+
+def file_blob(file: Path, digest: str) -> DiskBlob:
+    """Return a cached file as a blob.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return DiskBlob(digest, file.stat().st_size, lambda: file.open("rb"), partial(_file_corruption, file, digest))
+
+
+def _file_corruption(file: Path, digest: str) -> JbuildError | None:
+    if f"sha256:{sha256_of(file)}" == digest:
+        return None
+    hint = "remove the file, then run the same command again"
+    return IntegrityError("a cached file does not match its digest", where=str(file), hint=hint)
 
 
 def from_layout(image: Image, layout: Path) -> ImageSource:
@@ -91,7 +117,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
         raise IntegrityError(
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
-    blobs = [LayoutBlob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
+    blobs = [layout_blob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
     return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=ordered(blobs))
 
 

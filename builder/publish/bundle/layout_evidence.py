@@ -12,7 +12,7 @@ from builder.image.oci.layout import blob, open_blob
 from builder.model.images import Descriptor
 from builder.publish.attachments import cosign_tag
 from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
-from builder.publish.image_source import ImageSource, LayoutBlob, ordered, parts_of
+from builder.publish.image_source import ImageSource, layout_blob, ordered, parts_of
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT
 
@@ -58,7 +58,7 @@ def image_in_bundle(bundle: OpenBundle) -> ImageSource:
     missing = {descriptor.digest for descriptor in bundle.bundle.missing}
     present = [descriptor for descriptor in (*image.layers, image.config) if descriptor.digest not in missing]
     blobs: tuple[BlobSource, ...] = (
-        *(LayoutBlob(root, descriptor.digest, descriptor.size) for descriptor in present),
+        *(layout_blob(root, descriptor.digest, descriptor.size) for descriptor in present),
         *(AbsentBlob(str(bundle.folder), descriptor.digest, descriptor.size) for descriptor in bundle.bundle.missing),
     )
     content = blob(root, image.digest).read_bytes()
@@ -105,7 +105,7 @@ def _artifact(bundle: OpenBundle, entry: dict[str, Any], manifest: bytes) -> Art
     annotations = {str(key): str(value) for key, value in (entry.get("annotations") or {}).items()}
     kind = str(entry.get("artifactType") or "")
     blobs = {
-        part["digest"]: LayoutBlob(bundle.root, part["digest"], _checked(bundle, part)) for part in parts_of(manifest)
+        part["digest"]: layout_blob(bundle.root, part["digest"], _checked(bundle, part)) for part in parts_of(manifest)
     }
     if not blobs:
         raise ValueError("not an artifact")
