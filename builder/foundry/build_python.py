@@ -45,13 +45,13 @@ class BuildPython:
     variables: dict[str, Any]
 
 
-def build_python(minor: str, session: Session) -> BuildPython:
-    """Return the building machine's CPython of a minor version (`3.12`).
+def build_python(minor: str, session: Session, pinned: str | None = None) -> BuildPython:
+    """Return the building machine's CPython of a minor version (`3.12`), the pinned release if there is one.
 
     Raises:
         BuildError: there is none, or it has no headers.
     """
-    compiler = find_compiler(minor, None, session.workspace.interpreters)
+    compiler = find_compiler(minor, pinned, session.workspace.interpreters)
     if compiler is None:
         raise BuildError(
             f"this machine has no CPython {minor}, which the build needs",

@@ -16,6 +16,7 @@ import pytest
 import standalone_stand_in
 from built_wheels import make_build, make_target
 from factories import make_lock, make_platform, make_wheel
+from proofs import key_pairs, keys, stranger
 from servers import running_registry
 
 from builder.errors import AuditError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from builder.model.builds import BuiltWheel, LockedBuild
     from builder.model.locks import Lock
 
+__all__ = ["key_pairs", "keys", "stranger"]
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the base image of these tests is amd64"),

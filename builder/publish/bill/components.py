@@ -11,7 +11,7 @@ from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from builder.model.images import SlimmedWheel
     from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
@@ -41,18 +41,32 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: Slimmed
 
 def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
-    rules = slimmed.rules
-    sms = ", ".join(map(dotted_sm, rules.sms))
-    cubins = slimmed.cubins
-    compiled = f"; ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules" if cubins else ""
-    same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
     return {
         "ancestors": [{**identity, "hashes": [sha256_entry(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
-        "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
-        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
-        f"{compiled}",
+        "notes": "; ".join([*_code_notes(slimmed), *_file_notes(slimmed)]),
     }
+
+
+def _code_notes(slimmed: SlimmedWheel) -> Iterator[str]:
+    rules, cubins = slimmed.rules, slimmed.cubins
+    if rules.sms:
+        sms = ", ".join(map(dotted_sm, rules.sms))
+        same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
+        went = f"{slimmed.removed} of {slimmed.before} bytes of libraries went"
+        yield (
+            f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
+            f"lower minors of the same major {same_major}): {went}"
+        )
+    if cubins:
+        yield f"ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules"
+
+
+def _file_notes(slimmed: SlimmedWheel) -> Iterator[str]:
+    globs = slimmed.rules.exclude_files
+    if globs:
+        counted = "" if slimmed.rules.sms else f": {slimmed.removed} bytes"
+        yield f"the recipe excludes the files {', '.join(globs)}{counted}"
 
 
 def distribution_component(distribution: PythonDistribution, reference: str) -> Component:
