@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.runnable_code import remaining
-from builder.audit.slim_choice import choose, slim_rules
+from builder.audit.slim_choice import wheel_rules
 from builder.audit.slim_tables import cubin_glob
 from builder.audit.wheel_facts import READER, assemble, portions_of, read_members
 from builder.audit.wheel_reader import listing
@@ -62,15 +62,20 @@ def gather(wheels: Sequence[LockedWheel], session: Session) -> dict[str, WheelFa
     return facts
 
 
-def to_slim(job: Job, wheels: Sequence[LockedWheel], session: Session) -> tuple[str, ...]:
-    """Return the sha256 of the wheels that lose GPU code: those that are chosen and may have code for other GPUs.
+def rules_to_apply(job: Job, wheels: Sequence[LockedWheel], session: Session) -> dict[str, SlimRules]:
+    """Return what goes out of wheels, by their sha256: files, and GPU code where they may have some for other GPUs.
 
     Raises:
         NetworkError, IntegrityError, DiskError: as of `gather`.
     """
-    chosen = [wheel for wheel in wheels if choose(job, wheel.name).slim]
-    rules, facts = slim_rules(job.platform), gather(chosen, session)
-    return tuple(wheel.sha256 for wheel in chosen if _is_removable(wheel.name, facts[wheel.sha256], rules))
+    rules = {wheel.sha256: found for wheel in wheels if (found := wheel_rules(job, wheel.name))}
+    chosen = [wheel for wheel in wheels if wheel.sha256 in rules]
+    facts = gather([wheel for wheel in chosen if rules[wheel.sha256].sms], session)
+    return {
+        wheel.sha256: applied
+        for wheel in chosen
+        if (applied := rules[wheel.sha256]).exclude_files or _is_removable(wheel.name, facts[wheel.sha256], applied)
+    }
 
 
 def _is_removable(package: str, facts: WheelFacts, rules: SlimRules) -> bool:

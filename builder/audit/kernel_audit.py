@@ -14,7 +14,7 @@ from builder.audit.kernel_families import KernelNeeds, kernel_families, kernel_n
 from builder.audit.kernel_rules import GpuFacts, kernel_verdicts, kernels_of_family
 from builder.audit.precompile_choice import modules_of_wheel, needed_kernels, with_compiled
 from builder.audit.runnable_code import remaining_kernels
-from builder.audit.slim_choice import choose, slim_rules
+from builder.audit.slim_choice import choose, excluded_by, excluded_globs, slim_rules
 from builder.jetson.boards import sm_number
 from builder.models.preflight.server_context import server_context
 from builder.pipeline.cell import CellRecords
@@ -97,6 +97,8 @@ def _in_image(
 ) -> Iterator[LibraryKernels]:
     """Yield the libraries of a wheel with the kernels that the image has."""
     rules = slim_rules(job.platform) if choose(job, wheel.name).slim else None
+    globs = excluded_globs(job.spec.image, wheel.name)
+    libraries = [library for library in libraries if excluded_by(library.path, globs) is None]
     modules = modules_of_wheel(job, wheel.name, libraries, needed_kernels(job, server))
     for library in libraries:
         yield remaining_kernels(with_compiled(library, modules), rules) if rules else library

@@ -106,14 +106,16 @@ def _table() -> tuple[tuple[KernelFamily, ...], dict[str, str]]:
 
 def _read(root: Table) -> tuple[tuple[KernelFamily, ...], dict[str, str]]:
     numbers = root.string_map("scalar-types", ("[a-z0-9_]+", "a type"), ("n?[0-9]+", "a number"))
-    return tuple(map(_family, root.rows("families"))), dict(numbers)
+    parts = dict(root.string_map("name-parts", ("[a-z0-9-]+", "a placeholder"), (".+", "a part of a name")))
+    return tuple(_family(row, parts) for row in root.rows("families")), dict(numbers)
 
 
-def _family(table: Table) -> KernelFamily:
+def _family(table: Table, parts: Mapping[str, str]) -> KernelFamily:
     bounds = {key: table.optional_string(key) for key in ("from", "below")}
     compiler = table.optional_string("compiler")
     since = table.optional_string("since", pattern=r"[0-9]+(\.[0-9]+)*", noun="a release of vLLM")
-    pattern = "" if compiler else table.string("kernels")
+    written = "" if compiler else table.string("kernels")
+    pattern = _PLACEHOLDER.sub(lambda match: parts.get(match[1], match[0]), written)
     files = table.strings("files")
     try:
         re.compile(_filled(pattern, _ANYTHING))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from builder.audit.code_targets import compiles_for
 from builder.audit.kernel_families import kernel_needs
 from builder.audit.runnable_code import runs_on
-from builder.audit.slim_choice import choose, slim_rules
+from builder.audit.slim_choice import choose, excluded_by, excluded_globs, slim_rules
 from builder.lock.index_sources import locks_tools
 from builder.model.kernels import KernelModule
 from builder.model.precompiled import PtxModule
@@ -63,8 +63,9 @@ def modules_of_wheel(
     """Return the modules of a cell's wheel that the build compiles: none where the wheel stays as it is."""
     if not locks_tools(job) or not choose(job, package).slim:
         return ()
-    rules = slim_rules(job.platform)
-    return tuple(module for library in libraries for module in modules_to_compile(library, rules, needed))
+    rules, globs = slim_rules(job.platform), excluded_globs(job.spec.image, package)
+    in_image = (library for library in libraries if excluded_by(library.path, globs) is None)
+    return tuple(module for library in in_image for module in modules_to_compile(library, rules, needed))
 
 
 def modules_to_compile(library: LibraryKernels, rules: SlimRules, needed: NeededKernels) -> Iterator[PtxModule]:

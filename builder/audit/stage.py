@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from builder.audit.audit_context import AuditContext
 from builder.audit.base_image import read_base
 from builder.audit.environment import Environment
+from builder.audit.excluded_files import exclusions, facts_in_image
 from builder.audit.file_rules import conflicts, damaged, other_distribution, other_python, tag_lies, wrong_machine
 from builder.audit.gather_facts import gather
 from builder.audit.gather_kernels import READER as KERNEL_READER
@@ -106,7 +107,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     started, platform = time.monotonic(), lock.platform
     base, unread = _base(lock.base, platform.architecture, session)
     facts = gather(lock.wheels, session)
-    environment = Environment(platform=platform, wheels=lock.wheels, facts=facts, base=base, apt=job.spec.apt)
+    in_image = facts_in_image(job.spec.image, lock.wheels, facts)
+    environment = Environment(platform=platform, wheels=lock.wheels, facts=in_image, base=base, apt=job.spec.apt)
     rules = slim_rules(platform)
     case = AuditContext(
         environment=environment,
@@ -118,7 +120,8 @@ def audit_cell(job: Job, lock: Lock, session: Session) -> Audit:
     server = server_context(job, lock, session)
     kernels = audit_kernels(job, lock, facts, server, session)
     about_kernels = kernel_findings(kernels, job.spec.kernels, wheels_of(lock.wheels, facts))
-    more = (*preflight_findings(server), *about_kernels)
+    excluded = exclusions(job.spec.image, lock.wheels, facts, case)
+    more = (*preflight_findings(server), *about_kernels, *excluded)
     audit = judge(case, job.cell.id, lock.base.name, job.spec.waivers, started, more)
     return replace(audit, kernels=kernels)
 
@@ -146,7 +149,7 @@ def judge(
     started: float,
     more: Sequence[Finding] = (),
 ) -> Audit:
-    """Apply every rule, and the recipe's waivers; `more` are findings of the pre-flight and about kernels."""
+    """Apply every rule, and the recipe's waivers; `more` are findings on other input: server, kernels, recipe."""
     unsorted = [*more, *(finding for rule in _RULES for finding in rule(case))]
     findings = tuple(_waived(finding, waivers) for finding in sorted(unsorted, key=_order))
     files = {verdict.node.file: verdict for verdict in case.verdicts}

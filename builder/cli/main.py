@@ -89,7 +89,7 @@ def main() -> NoReturn:
         sys.exit(failure.exit_code)
     except (KeyboardInterrupt, click.Abort):
         console.end()
-        console.note("interrupted; finished stages are kept, and the same command resumes from there")
+        console.note("interrupted; finished steps are kept, and the same command resumes from there")
         sys.exit(_INTERRUPTED)
     except Exception as error:  # noqa: BLE001  # the last resort: any other error is a bug
         _bug(console, error)

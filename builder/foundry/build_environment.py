@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from builder.foundry.build_python import HOME, sysconfig_name
+from builder.foundry.build_python import CFLAGS, HOME, sysconfig_name
 from builder.foundry.sandbox_root import compiler_of, triplet
 from builder.lock.uv_target import MACHINES
 
@@ -19,6 +19,10 @@ TARGET = "/foundry/target"
 REQUIREMENTS = "/foundry/requirements"
 # 1980-01-01, the earliest time in a zip file.
 _EPOCH = "315532800"
+_STATED = (
+    *("CC", "CXX", "AR", "LD", "LDFLAGS", "CUDACXX", "CUDAHOSTCXX", "NVCC_PREPEND_FLAGS", "TORCH_CUDA_ARCH_LIST"),
+    *("CFLAGS", "CXXFLAGS", "CMAKE_GENERATOR", "CMAKE_ARGS", "SOURCE_DATE_EPOCH", "PYTHONHASHSEED"),
+)
 
 
 def build_environment(build: LockedBuild, jobs: int) -> dict[str, str]:
@@ -33,6 +37,12 @@ def build_environment(build: LockedBuild, jobs: int) -> dict[str, str]:
         **_version(build),
         **dict(build.environment),
     }
+
+
+def stated_settings(build: LockedBuild) -> dict[str, str]:
+    """Return the settings of compilers, for a wheel's provenance: those that are the same on every machine."""
+    environment = build_environment(build, 1)
+    return {"CFLAGS": CFLAGS, **{name: environment[name] for name in _STATED if name in environment}}
 
 
 def _machine(jobs: int) -> dict[str, str]:

@@ -30,7 +30,7 @@ print(json.dumps({"prefix": sys.base_prefix, "variables": variables, "header": h
 """
 _ANSWER_S = 30
 # Compilation of an extension, without the options of the machine that built the interpreter.
-_FLAGS = "-fno-strict-overflow -Wsign-compare -DNDEBUG -O3 -Wall"
+CFLAGS = "-fno-strict-overflow -Wsign-compare -DNDEBUG -O3 -Wall"
 # Of x86-64 only.
 _ASSEMBLY = re.compile(r"^#define (HAVE_GCC_ASM_FOR_X87|HAVE_GCC_ASM_FOR_X64) 1$", re.MULTILINE)
 
@@ -45,13 +45,13 @@ class BuildPython:
     variables: dict[str, Any]
 
 
-def build_python(minor: str, session: Session) -> BuildPython:
-    """Return the building machine's CPython of a minor version (`3.12`).
+def build_python(minor: str, session: Session, pinned: str | None = None) -> BuildPython:
+    """Return the building machine's CPython of a minor version (`3.12`), the pinned release if there is one.
 
     Raises:
         BuildError: there is none, or it has no headers.
     """
-    compiler = find_compiler(minor, None, session.workspace.interpreters)
+    compiler = find_compiler(minor, pinned, session.workspace.interpreters)
     if compiler is None:
         raise BuildError(
             f"this machine has no CPython {minor}, which the build needs",
@@ -114,8 +114,8 @@ def _compilers(build: LockedBuild) -> dict[str, str]:
         "AR": f"{prefix}-ar",
         "ARFLAGS": "rcs",
         "RANLIB": f"{prefix}-ranlib",
-        "CFLAGS": _FLAGS,
-        "PY_CFLAGS": _FLAGS,
+        "CFLAGS": CFLAGS,
+        "PY_CFLAGS": CFLAGS,
         "OPT": "-DNDEBUG -O3 -Wall",
         "BASECFLAGS": "-fno-strict-overflow -Wsign-compare",
         "CCSHARED": "-fPIC",

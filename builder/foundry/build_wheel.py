@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from builder.foundry.build_failure import failure_of
 from builder.foundry.build_jobs import jobs_of
 from builder.foundry.build_progress import BuildLog
 from builder.foundry.build_python import HOME, build_python, header_in_sandbox, write_target_python
-from builder.foundry.build_requirements import requirements_folder
+from builder.foundry.build_requirements import building_machine, requirements_folder
 from builder.foundry.build_source import unpack_source
 from builder.foundry.cmake_toolchain import write_toolchain
 from builder.foundry.cuda_tree import cuda_tree
@@ -69,11 +71,26 @@ class BuildFolder:
         return self.path / "build.log"
 
     def cost(self) -> BuildCost:
-        """Return what the runs so far have cost."""
+        """Return what all runs so far have cost."""
         try:
-            return BuildCost(**json.loads((self.path / "total.json").read_text(encoding="utf-8")))
+            return BuildCost(**json.loads(self._total.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return BuildCost()
+
+    def add_cost(self, seconds: float, units: int) -> None:
+        """Add a run's cost, with the memory that its hook wrote down, if it came to an end."""
+        before, measured = self.cost(), self.path / "cost.json"
+        peak = json.loads(measured.read_text(encoding="utf-8"))["peak_memory"] if measured.is_file() else 0
+        total = BuildCost(
+            seconds=before.seconds + seconds,
+            peak_memory=max(before.peak_memory, peak),
+            units=before.units + units,
+        )
+        write_text(self._total, json.dumps(dataclasses.asdict(total)))
+
+    @property
+    def _total(self) -> Path:
+        return self.path / "total.json"
 
     def raw_wheel(self) -> Path | None:
         """Return the wheel as the backend wrote it, if the build has ended."""
@@ -100,12 +117,13 @@ def build_wheel(build: LockedBuild, session: Session, options: BuildOptions) -> 
         finished = folder.raw_wheel()
         if finished:
             return finished
-        _prepare(build, folder, session)
-        return _run(build, folder, session, jobs_of(build, options))
+        python = _prepare(build, folder, session)
+        return _run(build, folder, python, session, jobs_of(build, options))
 
 
-def _prepare(build: LockedBuild, folder: BuildFolder, session: Session) -> None:
+def _prepare(build: LockedBuild, folder: BuildFolder, session: Session) -> BuildPython:
     """Make the folders of a build; those of an interrupted one stay as they are."""
+    python = _python(build, session)
     if not folder.source.is_dir():
         with atomic_folder(folder.source) as source:
             unpack_source(build.source, source, session.workspace.project, session)
@@ -114,29 +132,19 @@ def _prepare(build: LockedBuild, folder: BuildFolder, session: Session) -> None:
     for name in ("home", "temp", "wheel"):
         (folder.path / name).mkdir(exist_ok=True)
     write_toolchain(folder.target, build)
-    write_target_python(folder.target, build_python(build.target.python, session), build)
+    write_target_python(folder.target, python, build)
     shutil.copyfile(_HOOK, folder.target / _HOOK.name)
-
-
-def _run(build: LockedBuild, folder: BuildFolder, session: Session, jobs: int) -> Path:
-    python = _python(build, session)
-    root = sandbox_root(build, session)
-    mounts = _mounts(build, folder, python, root, session)
-    argv = ["python", f"{TARGET}/{_HOOK.name}", "/build/source", "/build/wheel", "/build/cost.json"]
-    title = f"building {build.name} {build.version} with {jobs} job{'s' if jobs > 1 else ''}"
-    with session.console.task(title, unit="units") as task:
-        log = BuildLog(task)
-        try:
-            run_in_sandbox(argv, root, mounts, build_environment(build, jobs), log.take)
-        except ProgramFailedError:
-            raise failure_of(build, list(log.lines), jobs) from None
-        finally:
-            write_text(folder.log, "".join(f"{line}\n" for line in log.lines))
-    return _finished(folder, log)
+    return python
 
 
 def _python(build: LockedBuild, session: Session) -> BuildPython:
-    python = build_python(build.target.python, session)
+    if build.machine != building_machine():
+        raise BuildError(
+            f"the lock has the compilers of {build.machine} machines, and this one is {building_machine()}",
+            where=f"{build.name} {build.version}",
+            hint="run `jbuild lock` here, or build on such a machine",
+        )
+    python = build_python(build.target.python, session, build.interpreter)
     if python.version != build.interpreter:
         raise BuildError(
             f"the lock's builds run with CPython {build.interpreter}, and this machine has {python.version}",
@@ -144,6 +152,24 @@ def _python(build: LockedBuild, session: Session) -> BuildPython:
             hint=f"install it (`uv python install {build.interpreter}`), or run `jbuild lock` again",
         )
     return python
+
+
+def _run(build: LockedBuild, folder: BuildFolder, python: BuildPython, session: Session, jobs: int) -> Path:
+    root = sandbox_root(build, session)
+    mounts = _mounts(build, folder, python, root, session)
+    argv = ["python", f"{TARGET}/{_HOOK.name}", "/build/source", "/build/wheel", "/build/cost.json"]
+    title = f"building {build.name} {build.version} with {jobs} job{'s' if jobs > 1 else ''}"
+    begun = time.monotonic()
+    with session.console.task(title, unit="units") as task:
+        log = BuildLog(task)
+        try:
+            run_in_sandbox(argv, root, mounts, build_environment(build, jobs), log.take)
+        except ProgramFailedError as error:
+            raise failure_of(build, list(log.lines), error.code, jobs) from None
+        finally:
+            write_text(folder.log, "".join(f"{line}\n" for line in log.lines))
+            folder.add_cost(time.monotonic() - begun, log.units)
+    return _finished(folder)
 
 
 def _mounts(build: LockedBuild, folder: BuildFolder, python: BuildPython, root: Path, session: Session) -> list[Mount]:
@@ -160,17 +186,10 @@ def _mounts(build: LockedBuild, folder: BuildFolder, python: BuildPython, root: 
     return mounts
 
 
-def _finished(folder: BuildFolder, log: BuildLog) -> Path:
+def _finished(folder: BuildFolder) -> Path:
     wheel = folder.raw_wheel()
     if wheel is None:
         raise BuildError("the project's backend wrote no wheel", where=str(folder.log), hint="read the log")
-    before, cost = folder.cost(), json.loads((folder.path / "cost.json").read_text(encoding="utf-8"))
-    total = {
-        "seconds": before.seconds + cost["seconds"],
-        "peak_memory": max(before.peak_memory, cost["peak_memory"]),
-        "units": before.units + log.units,
-    }
-    write_text(folder.path / "total.json", json.dumps(total))
     for name in ("source", "temp", "home"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
     return wheel

@@ -7,12 +7,12 @@ import csv
 import io
 import re
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import MalformedError
 from builder.errors import BuildError
 from builder.foundry.abi_tag import measure_abi
+from builder.foundry.build_environment import stated_settings
 from builder.foundry.manylinux import measure_platform
 from builder.foundry.raw_wheel import elf_members, read_raw
 from builder.foundry.wheel_bill import BILL, STATEMENT_FILE, provenance_statement, wheel_bill
@@ -61,10 +61,8 @@ class WheelTags:
         return "".join(f"Tag: {python}-{self.abi}-{self.platform}\n" for python in self.pythons)
 
 
-def finish_wheel(
-    raw: Path, build: LockedBuild, output: Path, flags: Mapping[str, str] = MappingProxyType({})
-) -> BuiltWheel:
-    """Write the finished wheel of a build into a folder; `flags` are the settings of compilers for the provenance.
+def finish_wheel(raw: Path, build: LockedBuild, output: Path) -> BuiltWheel:
+    """Write the finished wheel of a build into a folder.
 
     Raises:
         BuildError: the built wheel is of another package or version, or damaged.
@@ -79,7 +77,7 @@ def finish_wheel(
     path = output / filename
     try:
         with disk_errors(path), atomic_file(path) as temporary:
-            _WheelFinisher(wheel, build, label, tags).write(temporary, flags)
+            _WheelFinisher(wheel, build, label, tags).write(temporary)
     except MalformedError as error:
         raise BuildError(f"the built wheel is damaged: {error.message}", where=raw.name) from error
     sha256 = sha256_of(path)
@@ -128,12 +126,12 @@ class _WheelFinisher:
         self._rows: list[tuple[str, str, str]] = []
         self._sha256: dict[str, str] = {}
 
-    def write(self, path: Path, flags: Mapping[str, str]) -> None:
+    def write(self, path: Path) -> None:
         with path.open("wb") as file:
             writer = WheelWriter(file)
             for name in self._sorted():
                 self._add(writer, path, name, self._content(name))
-            for name, content in self._documents(flags).items():
+            for name, content in self._documents().items():
                 self._add(writer, path, f"{self._wheel.folder}/{name}", [content])
             record = self._rename(f"{self._wheel.folder}/RECORD")
             self._rows.append((record, "", ""))
@@ -155,13 +153,13 @@ class _WheelFinisher:
             return [f"{head}\n{self._tags.lines}".encode()]
         return wheel.blocks(wheel.members[name])
 
-    def _documents(self, flags: Mapping[str, str]) -> dict[str, bytes]:
+    def _documents(self) -> dict[str, bytes]:
         """Return the bill and the provenance: the compiled files were written before."""
         build, measures = self._build, {"tag": self._tags.compressed, **self._tags.measures}
         compiled = sorted((self._rename(name), self._sha256[name]) for name in elf_members(self._wheel))
         version = with_label(self._wheel.name.version, self._label)
         return {
-            STATEMENT_FILE: provenance_statement(build, compiled, measures, flags),
+            STATEMENT_FILE: provenance_statement(build, compiled, measures, stated_settings(build)),
             BILL: wheel_bill(build, version, measures),
         }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from builder.audit.rule_tables import tables, version_numbers
 from builder.host.toml import documents
+from builder.lock.uv_target import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from builder.model.audits import Binary
     from builder.model.builds import BuildTarget
 
-_MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 # PEP 600: the oldest glibc that wheels of a machine are tagged for.
 _OLDEST = {"arm64": 17, "amd64": 5}
 _TAG = re.compile(r"manylinux_2_([0-9]+)")
@@ -77,7 +77,7 @@ def measure_platform(binaries: Sequence[Binary], required: Collection[str], targ
     A wheel gets the oldest `manylinux` tag that allows all its symbol versions. It gets a `linux` tag, which promises
     nothing, if it loads a library that neither the policy allows nor the wheel, its requirements or the driver bring.
     """
-    policy, machine = manylinux_policy(), _MACHINES[target.architecture]
+    policy, machine = manylinux_policy(), MACHINES[target.architecture]
     if not binaries:
         return PlatformMeasure(tag="any")
     outside = sorted(_outside(binaries, policy))
@@ -160,7 +160,7 @@ def _parse(root: Table) -> ManylinuxPolicy:
     root.string("source", pattern=".+", noun="a source")
     libraries = frozenset(root.strings("libraries"))
     tables_of = root.table("families")
-    families = {name: _families(tables_of.table(name)) for name in _MACHINES}
+    families = {name: _families(tables_of.table(name)) for name in MACHINES}
     tables_of.done()
     supplied = []
     for table in root.rows("supplied"):

@@ -67,8 +67,7 @@ def _bubblewrap(root: Path) -> list[str]:
         return [system]
     machine = platform.machine()
     libraries = root / f"usr/lib/{machine}-linux-gnu"
-    loader = next(path for path in root.glob(f"usr/lib*/**/{_LOADERS[machine]}"))
-    return [str(loader), "--library-path", str(libraries), str(root / "usr/bin/bwrap")]
+    return [str(libraries / _LOADERS[machine]), "--library-path", str(libraries), str(root / "usr/bin/bwrap")]
 
 
 def _options(root: Path, mounts: Sequence[Mount], environment: Mapping[str, str]) -> list[str]:

@@ -29,7 +29,7 @@ from builder.remote.registry.manifests import TaggedArtifact
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
 from builder.remote.registry.transport import ImageMissingError
-from builder.remote.registry.upload import FileBlob
+from builder.remote.registry.upload import file_blob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +181,7 @@ def push_wheel(
         return SharedWheel(repository=str(name), state="different", digest=str(theirs["digest"]))
     with session.console.task(f"pushing {wheel.filename} to {name}", unit="wheels") as task:
         artifact = _artifact(build, **{_TITLE: wheel.filename})
-        descriptor = artifact.put(client, name.repository, build.fingerprint, FileBlob(path, ours))
+        descriptor = artifact.put(client, name.repository, build.fingerprint, file_blob(path, ours))
         if sign := signer(session.config, session.workspace):
             layer = signature_layer(descriptor.digest, f"{repository}-wheels", sign)
             put_cosign_layers(client, name.repository, descriptor.digest, "sig", [layer])

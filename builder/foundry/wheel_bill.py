@@ -49,7 +49,7 @@ def wheel_bill(build: LockedBuild, version: str, measures: Mapping[str, str]) ->
             **({"patches": patches} if patches else {}),
             "notes": f"built by jbuild from source for {_target(build)}{notes}",
         },
-        "properties": properties(fingerprint=build.fingerprint, compiler=build.compiler, **measures),
+        "properties": properties(fingerprint=build.fingerprint, compiler=f"gcc {build.compiler}", **measures),
     }
     tools = list(_tools(build))
     dependencies = [{"ref": reference}, *({"ref": tool["bom-ref"]} for tool in tools)]
@@ -113,7 +113,8 @@ def provenance_statement(
         },
         "machine": build.machine,
         "toolchain": build.toolchain,
-        "compiler": build.compiler,
+        "compiler": f"gcc {build.compiler}",
+        "interpreter": f"CPython {build.interpreter}",
         "flags": dict(flags),
         "measured": dict(measures),
     }

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress
 
-# The interval of the lines that stand for live progress in a log.
+# The first and the longest interval of the lines that stand for live progress in a log: each is twice the last one.
 _PLAIN_EVERY_S = 10.0
+_PLAIN_AT_LEAST_EVERY_S = 120.0
 # The length of a note in such a line.
 _NOTE_LENGTH = 90
 _TAIL_LINES = 25
@@ -39,6 +40,7 @@ class Task:
         self.total, self.done = total, 0.0
         self._mutex = threading.Lock()
         self._started = self._shown = time.monotonic()
+        self._every_s = _PLAIN_EVERY_S
         self._ended = False
         self._live: ProgressLine | None = console.live(self)
 
@@ -63,8 +65,9 @@ class Task:
             return
         if self._live:
             self._live.show(self, **fields)
-        elif time.monotonic() - self._shown >= _PLAIN_EVERY_S:
+        elif time.monotonic() - self._shown >= self._every_s:
             self._shown = time.monotonic()
+            self._every_s = min(2 * self._every_s, _PLAIN_AT_LEAST_EVERY_S)
             self._console.say(line)
 
     def end(self) -> None:

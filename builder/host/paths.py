@@ -29,6 +29,17 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+# The program that starts jbuild's own engine; only a checkout of jbuild has it.
+ENGINE_SCRIPT = Path(__file__).parents[2] / "scripts" / "engine"
+# Beside the packages of a jbuild that a bundle brought: `publish/bundle/unpack_jbuild.py` writes it.
+CARRIED_PROGRAM = "start_jbuild.py"
+
+
+def is_carried() -> bool:
+    """Return whether a bundle brought the running jbuild to this machine."""
+    return (Path(__file__).parents[2] / CARRIED_PROGRAM).is_file()
+
+
 def project_folder(start: Path | None = None) -> Path:
     """Return the project: the nearest folder up from `start` with a `jbuild.toml` or `recipes/`, else `start`."""
     start = (start or _current_folder()).absolute()

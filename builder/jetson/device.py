@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # The first line of L4T's own file: `# R36 (release), REVISION: 4.3, GCID: …`.
 _RELEASE = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)")
 _MADE_BY = "nvidia,tegra"
+# Of the kernel module, of its device, and of the driver under WSL.
+_DRIVERS = ("proc/driver/nvidia", "dev/nvidiactl", "dev/dxg")
 _HOSTS = Path(__file__).with_name("hosts.toml")
 _VERSION = r"[0-9]+(\.[0-9]+){0,2}"
 _L4T = string(_VERSION, "a release such as 36.4")
@@ -48,6 +50,11 @@ def this_device(root: Path = Path("/")) -> Device | None:
     part_numbers = set(re.findall(PART_NUMBER, compatible))
     board = next((row.name for row in boards() if part_numbers & set(row.part_numbers)), None)
     return Device(model=_text(tree / "model").strip("\0\n") or "a Jetson", board=board, l4t=l4t)
+
+
+def has_gpu_driver(root: Path = Path("/")) -> bool:
+    """Return whether this machine shows the driver of an NVIDIA GPU: a Jetson's, a server's, or that of WSL."""
+    return this_device(root) is not None or any((root / path).exists() for path in _DRIVERS)
 
 
 def _release(text: str) -> str | None:

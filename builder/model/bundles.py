@@ -11,6 +11,7 @@ PARTS_FILE = "parts.json"
 SUMS_FILE = "SHA256SUMS"
 PARTS_FOLDER = "parts"
 VERDICT_FOLDER = "verdict"
+EVIDENCE_FOLDER = "evidence"
 PROJECT_FOLDER = "project"
 # In a folder whose bundle has not been written to its end: the recipe and the cell.
 UNFINISHED_FILE = "unfinished.json"

@@ -30,6 +30,8 @@ IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG})?(?:@sha256:[0-9a-f]{{64}})?"
 PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]{{64}})"
 
 INDEX = r"[a-z0-9][a-z0-9-]{0,63}"
+# A file of a wheel, relative to site-packages, or a glob.
+WHEEL_FILE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\x00-\x1f\x7f\\]{1,300}"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]{0,99}"
 
 # A package's normalised name, and the source that it is built from.

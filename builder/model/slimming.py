@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from builder.model.precompiled import CubinKey
 
 # `compact`: the file became shorter; `in-place`: the removed bytes became zeros; `grown`: compiled code needed more
-# room than the removed code had; `files`: files with code for one GPU each are left out; `unchanged`: nothing was
-# removed or added.
+# room than the removed code had; `files`: files with code for one GPU each, or files that the recipe excludes, are left
+# out; `unchanged`: nothing was removed or added.
 SlimMethod = Literal["compact", "in-place", "grown", "files", "unchanged"]
 
 
@@ -17,20 +17,25 @@ SlimMethod = Literal["compact", "in-place", "grown", "files", "unchanged"]
 class SlimRules:
     """Which code stays.
 
-    `sms` are the GPUs (87 for 8.7), `same_major` whether code for a lower minor of the same major runs on them (None:
-    unknown, so that both this code and the PTX that replaces it stay). `include` and `exclude` are globs of packages
-    that the rows of `slim.toml` decide otherwise.
+    `sms` are the GPUs (87 for 8.7; empty: all code stays), `same_major` whether code for a lower minor of the same
+    major runs on them (None: unknown, so that both this code and the PTX that replaces it stay). `include` and
+    `exclude` are globs of packages that the rows of `slim.toml` decide otherwise. `exclude_files` are globs of files
+    that go as a whole.
     """
 
     sms: tuple[int, ...]
     same_major: bool | None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_files: tuple[str, ...] | None = field(default=None, metadata={"json": "optional"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeAmount:
-    """The code for one target: `target` as in `sm_87` or `ptx_80`, `size` its bytes as stored in the library."""
+    """The code for one target: `target` as in `sm_87` or `ptx_80`, `size` its bytes as stored in the library.
+
+    The target of files that a recipe excludes is `file`.
+    """
 
     target: str
     entries: int
@@ -39,7 +44,7 @@ class CodeAmount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlimmedLibrary:
-    """A file with GPU code before and after, or all cubins of a glob; `note` says why code stays that could have gone.
+    """A file with GPU code before and after, or all files of a glob; `note` says why code stays that could have gone.
 
     `compiled` is SASS that the build made of PTX. It counts among the code that stays, too.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
@@ -12,17 +12,17 @@ from builder.host.json_documents import decode_json
 from builder.image.oci import layout as oci
 from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
+from builder.remote.registry.upload import DiskBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from builder.errors import JbuildError
     from builder.model.images import Descriptor, Image
     from builder.model.recipes import Pairs
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
-    from builder.remote.registry.upload import BlobSource, Readable
+    from builder.remote.registry.upload import BlobSource
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 
@@ -51,24 +51,10 @@ class ImageSource:
         return dict(self.labels).get(_BASE_NAME)
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutBlob:
-    """A blob of an OCI layout; `size` in bytes."""
-
-    layout: Path
-    digest: str
-    size: int
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Readable]:
-        """Open the blob's bytes from an offset on."""
-        with oci.open_blob(self.layout, self.digest) as file:
-            file.seek(offset)
-            yield file
-
-    def find_corruption(self) -> JbuildError | None:
-        """Compare the file with the digest."""
-        return oci.find_corruption(self.layout, self.digest)
+def layout_blob(layout: Path, digest: str, size: int) -> DiskBlob:
+    """Return a blob of an OCI layout."""
+    content, corruption = partial(oci.open_blob, layout, digest), partial(oci.find_corruption, layout, digest)
+    return DiskBlob(digest, size, content, corruption)
 
 
 def from_layout(image: Image, layout: Path) -> ImageSource:
@@ -90,7 +76,7 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
         raise IntegrityError(
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
-    blobs = [LayoutBlob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
+    blobs = [layout_blob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
     return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=ordered(blobs))
 
 

@@ -156,6 +156,7 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         repository=options.repository or candidate.repository,
         tags=rules,
         level=level,
+        ignored=None if options.unsigned else best(candidate.unsigned),
         on_failure=candidate.on_failure,
         force_tags=options.force_tags,
         evidence=candidate.evidence,

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 class PublishOptions:
     """Options for every registry.
 
-    `repository` is below each target; `tags` are set if a verdict of `level` (None: no verdict) earns them.
+    `repository` is below each target; `tags` are set if a verdict of `level` (None: no verdict) earns them. `ignored`
+    is the level of a verdict that no trusted key has signed.
     A `building_block` of images never runs by itself: its tags need no verdict. `evidence` is pushed before any tag.
     """
 
     repository: str
     tags: tuple[TagRule, ...] = ()
     level: str | None = None
+    ignored: str | None = None
     on_failure: OnFailure = "none"
     force_tags: bool = False
     building_block: bool = False
@@ -89,7 +91,7 @@ def publish(
     rules, unnamed = named(wish.tags, dict(source.labels))
     wish = replace(wish, tags=rules)
     goals = _goals(targets, wish, config, replace(retry or Retry(), sleep=token.sleep), console, token)
-    allowed, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level)
+    allowed, withheld = (wish.tags, ()) if wish.building_block else earned(wish.tags, wish.level, wish.ignored)
 
     def add(goal: _Destination) -> None:
         target = goal.target

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from packaging.utils import canonicalize_name
 
 from builder.foundry.cyclonedx import bill, purl, sha256_entry
+from builder.foundry.wheel_bill import BILL
 from builder.image.wheels.tree import alias_versions
 from builder.publish.bill.components import (
-    WheelChanges,
     base_component,
     debian_component,
     distribution_component,
@@ -156,17 +156,15 @@ def _wheels(lock: Lock, workspace: Workspace, sources: BillSources, draft: _Draf
     for upper, lower in python_edges(metadata, requested, lock.platform):
         draft.edges[references[upper]].add(references[lower])
     slimmed = {wheel.sha256: wheel for wheel in sources.slimmed}
-    builds = {build.name: build for build in lock.builds or ()}
     for wheel in lock.wheels:
-        changes = WheelChanges(slimmed=slimmed.get(wheel.sha256), build=builds.get(wheel.name))
-        yield _wheel(wheel, documents[wheel.name], changes, draft)
+        yield _wheel(wheel, documents[wheel.name], slimmed.get(wheel.sha256), draft)
 
 
-def _wheel(wheel: LockedWheel, documents: WheelDocuments, changes: WheelChanges, draft: _Draft) -> Component:
+def _wheel(wheel: LockedWheel, documents: WheelDocuments, slimmed: SlimmedWheel | None, draft: _Draft) -> Component:
     draft.flaws += [f"{wheel.filename}: {flaw}" for flaw in documents.flaws]
     if documents.metadata is None:
         draft.flaws.append(f"{wheel.filename}: its METADATA could not be read, so its dependencies are unknown")
-    component = wheel_component(wheel, documents.metadata, changes)
+    component = wheel_component(wheel, documents.metadata, slimmed)
     aliases = [
         PythonDistribution(name=str(canonicalize_name(name)), version=version, path=f"{folder}/METADATA")
         for name, version, folder in alias_versions(wheel.name, wheel.version)
@@ -188,6 +186,8 @@ def _embedded(wheel: LockedWheel, owner: Component, name: str, content: bytes, d
         draft.flaws.append(f"{where} is not listed: it has too many components")
         return ()
     draft.embedded += len(embedded.components)
+    if name.endswith(BILL) and embedded.pedigree:
+        owner.setdefault("pedigree", embedded.pedigree)
     references = {"": owner["bom-ref"]} | {own: f"{owner['bom-ref']}#{name}#{own}" for own in embedded.components}
     for upper, lower in embedded.edges:
         draft.edges[references[upper]].add(references[lower])

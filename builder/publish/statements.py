@@ -35,6 +35,10 @@ _BUILD_TYPE = "urn:jbuild:build:v1"
 _PRIVATE = ("log",)
 
 
+class ContradictoryVerdictError(IntegrityError):
+    """A verdict's result is about another image than the statement that holds it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statement:
     """A parsed statement: the digests of its subjects, its type and its content."""
@@ -136,7 +140,7 @@ def parse(content: bytes, location: str) -> Statement:
     """Parse a statement.
 
     Raises:
-        IntegrityError: the content is not a statement.
+        IntegrityError: the content is not a statement, or a verdict that names two images.
     """
     try:
         document = decode_json(content)
@@ -147,7 +151,20 @@ def parse(content: bytes, location: str) -> Statement:
         _require(str(document["_type"]).startswith("https://in-toto.io/Statement/") and isinstance(predicate, dict))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("not an in-toto statement", where=location, hint="is it the right file?") from error
+    if kind == VERDICT:
+        _check_subject(digests, predicate, location)
     return Statement(digests=digests, predicate_type=kind, predicate=predicate)
+
+
+def _check_subject(digests: tuple[str, ...], predicate: dict[str, Any], location: str) -> None:
+    """Make sure that a verdict's result is about a subject of its statement; other programs may leave it out."""
+    tested = predicate.get("digest")
+    if tested is not None and tested not in digests:
+        raise ContradictoryVerdictError(
+            f"the verdict names two images: its subject is {', '.join(digests)}, and its result is about {tested}",
+            where=location,
+            hint="write the verdict again on the machine of the smoke run",
+        )
 
 
 def signed_bytes(payload: bytes) -> bytes:

@@ -22,17 +22,30 @@ _DECIDING = ("vllm", "l4t", "cuda", "torch")
 _ORIGIN = ("recipe", "cell")
 
 
-def earned(rules: Iterable[TagRule], level: str | None) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
-    """Split tags into those that a verdict of this level earns and the others; None: no verdict."""
+def earned(
+    rules: Iterable[TagRule], level: str | None, ignored: str | None = None
+) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:
+    """Split tags into those that a verdict of this level earns and the others; None: no verdict.
+
+    `ignored` is the level of a verdict that no trusted key has signed.
+    """
     allowed, withheld = [], []
     for rule in rules:
         if level is not None and reaches(level, rule.level):
             allowed.append(rule)
         else:
-            requirement = f"a verdict at level {rule.level} or better" if rule.level else "a verdict"
-            reason = f"it needs {requirement}, but the image has {f'one at level {level}' if level else 'none'}"
+            requirement = f"a passed verdict at level {rule.level} or better" if rule.level else "a passed verdict"
+            reason = f"it needs {requirement}, but {_present(level, ignored)}"
             withheld.append(TagWithheld(name=rule.name, reason=reason))
     return tuple(allowed), tuple(withheld)
+
+
+def _present(level: str | None, ignored: str | None) -> str:
+    has = f"the image has one at level {level}" if level else "the image has none"
+    unsigned = f"no trusted key has signed the image's verdict at level {ignored}"
+    if not ignored or (level and reaches(level, ignored)):
+        return has
+    return f"{has}, and {unsigned}" if level else unsigned
 
 
 def named(rules: Iterable[TagRule], labels: Mapping[str, str]) -> tuple[tuple[TagRule, ...], tuple[TagWithheld, ...]]:

@@ -13,6 +13,7 @@ from builder.publish.attachments import evidence_of, is_evidence
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.tag_policy import earned, named
 from builder.publish.trust import attestations_of, best_verdict
+from builder.recipe.levels import reaches
 from builder.recipe.placeholders import unmarked
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
@@ -52,12 +53,16 @@ class TagState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Expected:
-    """A cell's tag, and the image that it should be on, None if this machine has not built one."""
+    """A cell's tag, and the image that it should be on, None if this machine has not built one.
+
+    `level` is that of the verdict here, `imported` that of an accepted verdict of another machine.
+    """
 
     cell: str
     rule: TagRule
     image: Image | None
     level: str | None
+    imported: str | None
 
 
 def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> tuple[TagState, ...]:
@@ -84,10 +89,11 @@ def overview(jobs: Sequence[Job], targets: Sequence[str], session: Session) -> t
 def _expected(job: Job, session: Session) -> list[_Expected]:
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
     image, verdict = records.image(), records.proven()
-    level, rules = verdict.level if verdict else None, job.spec.publish.tags
+    imported, rules = records.imported(), job.spec.publish.tags
+    levels = {"level": verdict.level if verdict else None, "imported": imported.level if imported else None}
     if image:
         rules, _ = named(rules, dict(image.labels))
-    return [_Expected(cell=job.cell.id, rule=rule, image=image, level=level) for rule in rules]
+    return [_Expected(cell=job.cell.id, rule=rule, image=image, **levels) for rule in rules]
 
 
 def _look(
@@ -127,6 +133,8 @@ def _why_missing(expected: _Expected) -> str:
     if expected.image is None:
         return "not built on this machine"
     _, withheld = earned((expected.rule,), expected.level)
+    if withheld and expected.imported and reaches(expected.imported, expected.rule.level):
+        return f"`jbuild promote --verdict` puts it, by the verdict of another machine at level {expected.imported}"
     return withheld[0].reason if withheld else "not pushed yet"
 
 

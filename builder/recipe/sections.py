@@ -17,6 +17,7 @@ from builder.host.toml.declarations import (
     choice,
     choices,
     integer,
+    list_map,
     list_schema,
     string,
     string_map,
@@ -56,10 +57,12 @@ _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")
 # The rules of `builder.audit`, which this room cannot import; a test keeps them equal.
 AUDIT_RULES = (
     "other-distribution",
-    *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "symbol-version", "undefined-symbol"),
+    *("damaged-wheel", "wrong-machine", "other-python", "missing-library", "excluded-file"),
+    *("symbol-version", "undefined-symbol"),
     *("executable-stack", "toolkit-newer", "gpu-code", "two-cudas", "two-sonames", "file-conflict", "tag-lies"),
     *("server-option", "server-parser", "lora-modules", "context-length", "parallel-size"),
-    *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu", "cache-type"),
+    *("quantization-method", "quantization-type", "quantization-package", "quantization-gpu"),
+    *("quantization-shape", "cache-type"),
     *("model-class", "model-code", "model-task", "chat-template", "tokenizer-files", "processor-files", "preflight"),
     "kernel-code",
 )
@@ -148,6 +151,11 @@ IMAGE = TableDeclaration(
     _SLIM,
     Field("slim-packages", boolean_map((patterns.PACKAGE, _PACKAGE_NAME)), _SLIM_PACKAGES),
     _PRECOMPILE,
+    Field(
+        "exclude-files",
+        list_map((patterns.PACKAGE, _PACKAGE_NAME), (patterns.WHEEL_FILE, "a file of the wheel, or a glob")),
+        "Files (or globs) of single packages (or globs) that the image does without.",
+    ),
 )
 
 MODEL = TableDeclaration(

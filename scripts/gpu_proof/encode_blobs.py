@@ -147,7 +147,7 @@ def slimmed_files(reports: Iterable[TreeReport], workspace: Workspace) -> dict[s
             data = File(wheel)
             members = {member.path: member for member in wheel_reader.listing(wheel)[0]}
             for library in report.libraries:
-                if library.method != "unchanged" and library.path in members:
+                if library.method not in ("unchanged", "files") and library.path in members:
                     with suppress(MalformedError):
                         source = wheel_reader.source(data, members[library.path])
                         slimmed |= _slimmed_file(source, report, library)

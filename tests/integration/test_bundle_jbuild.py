@@ -101,6 +101,16 @@ def test_it_starts_and_has_its_recipes(carried: Path, tmp_path: Path) -> None:
     assert [path.name for path in program.parents[1].iterdir()] == [program.parent.name]
 
 
+def test_its_doctor_checks_what_loads_and_runs_images(carried: Path, tmp_path: Path) -> None:
+    nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/absent.sock"}
+    done = start(carried, tmp_path / "home", "doctor", "--json", **nowhere)
+    assert done.returncode == 7, done.stderr
+    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    assert {states[name] for name in ("buildx", "builder", "arm64", "index", "disk")} == {"not applicable"}
+    assert [name for name, state in states.items() if state == "error"] == ["engine"]
+    assert "scripts/engine" not in done.stdout + done.stderr
+
+
 def test_exit_codes_and_words_pass_through(carried: Path, tmp_path: Path) -> None:
     done = start(carried, tmp_path / "home", "show", "two words", JBUILD_CACHE=str(tmp_path / "a cache"))
     assert done.returncode == 2

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from json_results import check
 from project import Done, Running, clean_environment
-from proofs import Keys, key_pairs, keys, labels
-from proven_folder import OWN, Folder
+from proofs import Keys, key_pairs, keys, labels, make_verdict
+from proven_folder import CELL, OWN, Folder
 from servers import Registry, make_image, registry, running_registry
+
+from builder.host import records
+from builder.pipeline.cell import IMPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +105,9 @@ def test_tags_need_a_verdict_of_a_trusted_key(home: Folder, far: Path, registry:
     done = load(far, folder, "--registry", registry.host)
     assert done.code == 0
     assert done.json["publication"]["level"] is None
-    assert {tag["name"] for tag in done.json["publication"]["withheld"]} == {"rc", "0.15.1"}
+    withheld = {tag["name"]: tag["reason"] for tag in done.json["publication"]["withheld"]}
+    assert withheld.keys() == {"rc", "0.15.1"}
+    assert all("no trusted key has signed the image's verdict at level emulated" in why for why in withheld.values())
     assert registry.tags("vllm") == {}
     assert registry.request(f"/v2/vllm/manifests/{home.image.digest}")[0] == 200
     assert load(far, folder, "--registry", registry.host, "--unsigned-verdict").code == 0
@@ -142,3 +147,24 @@ def test_options_of_registries_need_one(home: Folder, far: Path) -> None:
     done = load(far, bundle(home), "--unsigned-verdict")
     assert done.code == 2
     assert "needs --registry" in done.stderr + done.stdout
+
+
+def test_the_evidence_of_a_bundle_is_promoted_if_it_is_named(home: Folder, registry: Registry) -> None:
+    folder = bundle(home)
+    promote = ("promote", "demo", "--to", registry.host, "--json", "--verdict")
+    done = home.run(*promote, str(folder))
+    assert done.code == 2
+    assert f"`--verdict {folder / 'evidence'}` names the folder that has verdict.json" in done.json["hint"]
+    done = home.run(*promote, str(folder / "evidence"))
+    assert (done.code, done.json["message"]) == (2, "the verdict is not signed")
+    assert home.run(*promote, str(folder / "evidence"), "--unsigned-verdict").code == 0
+    assert registry.tags("vllm") == {"rc": home.image.digest}
+
+
+def test_tags_name_the_verdict_of_another_machine(home: Folder, registry: Registry) -> None:
+    record = home.workspace.cell("demo", CELL).record(IMPORTED)
+    records.write(record, home.image.digest, make_verdict(home.image, "gpu"))
+    shown = home.run("tags", "demo", "--registry", registry.host, "--json").json
+    notes = {row["tag"]: row["note"] for row in shown["tags"]}
+    assert notes["rc"] == "not pushed yet"
+    assert notes["0.15.1"] == "`jbuild promote --verdict` puts it, by the verdict of another machine at level gpu"

@@ -198,7 +198,12 @@ def test_answers_are_recorded_beside_the_verdict_and_a_level_out_of_reach_is_ref
     finished: Project, far: FarSide, client: DockerClient
 ) -> None:
     made = carry(finished, far)
+    record = far.bundle / "evidence" / "sbom.json"
+    content = record.read_bytes()
+    # Nothing is read before.
+    record.unlink()
     refused = far.smoke("--level", "gpu")
+    record.write_bytes(content)
     assert_refused(refused, 2, "level gpu is out of reach: the image is a CPU build, whose highest level is cpu")
     assert client.images.list(name=proven_name(finished.name, CELL)) == []
     assert not far.verdicts.exists()

@@ -153,6 +153,36 @@ def test_the_script_says_what_the_engine_lacks(work: Folder, engine: str) -> Non
     assert names(engine) == []
 
 
+def test_a_load_that_fails_leaves_the_name_to_its_image(work: Folder, engine: str, tmp_path: Path) -> None:
+    folder = bundled(work, "--since", work.image.digest)
+    shell(f"tar -cf - -T /dev/null | docker import - {NAME}", engine)
+    before = image_id(engine)
+    shell(f"sh {folder}/load.sh", engine, code=7)
+    assert (names(engine), image_id(engine)) == ([NAME], before)
+    # An engine that takes nothing at all.
+    refusing = tmp_path / "refusing"
+    refusing.write_text('#!/bin/sh\nif [ "$1" = load ]; then cat >/dev/null; exit 1; fi\nexec docker "$@"\n')
+    refusing.chmod(0o755)
+    shell(f"DOCKER={refusing} sh {folder}/load.sh", engine, code=7)
+    assert (names(engine), image_id(engine)) == ([NAME], before)
+
+
+def image_id(host: str) -> str:
+    """Return the ID of the image that has the name."""
+    return shell(f"docker image inspect --format '{{{{.Id}}}}' {NAME}", host).strip()
+
+
+@pytest.mark.parametrize("engine", ["containerd_engine"], indirect=True)
+def test_the_script_loads_an_update_where_the_engine_has_the_layers(work: Folder, engine: str) -> None:
+    shell(f"sh {bundled(work)}/load.sh", engine)
+    (work.root.parent / "carried").rename(work.root.parent / "earlier")
+    shell(f"docker tag {NAME} earlier:1 && docker image rm {NAME}", engine)
+    folder = bundled(work, "--since", work.image.digest)
+    assert "can load it only into an engine with containerd's store" in (folder / "README.md").read_text()
+    shell(f"sh {folder}/load.sh", engine)
+    assert sorted(names(engine)) == ["earlier:1", NAME]
+
+
 def test_skopeo_oras_and_cosign_read_it(work: Folder, keys: Keys, registry: Registry, tmp_path: Path) -> None:
     folder = bundled(work)
     place = f"{registry.host}/there/vllm"

@@ -144,7 +144,9 @@ def test_an_unsigned_verdict_beside_the_image_counts_only_if_asked_for(
     registry: Registry, second: Registry, image: Image, layout: Path, session: Session, tmp_path: Path
 ) -> None:
     push(image, layout, registry.host, evidence=make_evidence(image, tmp_path))
-    with pytest.raises(RegistryError, match="tag 1 was not put: it needs a verdict, but the image has none"):
+    with pytest.raises(
+        RegistryError, match="tag 1 was not put: it needs a passed verdict, but no trusted key has signed"
+    ):
         moved(at(registry, image), session, asked(second.host, tags=("1",)))
     assert second.tags("vllm") == {}
     moved(at(registry, image), session, asked(second.host, tags=("1",), unsigned=True))

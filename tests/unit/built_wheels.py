@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TORCH = make_locked_wheel("torch", "2.11.0", filename="torch-2.11.0-cp312-cp312-manylinux_2_28_aarch64.whl")
 SDIST = BuildSource(kind="sdist", location="https://index.example/demo-1.0.tar.gz", sha256="a" * 64)
+GCC = "gcc-12-aarch64-linux-gnu_12.2.0-14cross1_amd64.deb"
 CROSS = "cp312-cp312-linux_aarch64"
 MODULE = "demo/_C.cpython-312-aarch64-linux-gnu.so"
 MODULE_FACTS: dict[str, Any] = {
@@ -44,7 +45,7 @@ CPU = make_target(gpus=(), cuda=None, torch=None)
 
 def make_build(**changes: Any) -> LockedBuild:
     """Return a build of `demo` 1.0 with a patch, a build requirement and a compiler."""
-    tool = {"filename": "gcc-12.deb", "url": "https://mirror.example/gcc-12.deb", "sha256": "c" * 64}
+    tool = {"filename": GCC, "url": f"https://mirror.example/{GCC}", "sha256": "c" * 64}
     facts: dict[str, Any] = {
         "name": "demo",
         "version": "1.0",
@@ -52,8 +53,9 @@ def make_build(**changes: Any) -> LockedBuild:
         "target": make_target(),
         "machine": "amd64",
         "toolchain": "cuda-13.0",
-        "compiler": "gcc 12.2.0",
-        "tools": (ToolFile(role="gcc", **tool),),
+        "compiler": "12.2.0-14cross1",
+        "interpreter": "3.12.1",
+        "tools": (ToolFile(role="system", **tool),),
         "requirements": (make_locked_wheel("setuptools", "80.9.0"),),
         "patches": (BuildPatch(name="patches/demo.patch", sha256=hashlib.sha256(b"patch").hexdigest()),),
         "environment": (("DEMO_FORCE_BUILD", "TRUE"),),

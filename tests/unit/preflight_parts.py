@@ -130,6 +130,16 @@ def make_context(
 
 
 NEWER = {
+    "vllm/model_executor/kernels/linear/mixed_precision/marlin.py": b"""
+class MarlinLinearKernel(MPLinearKernel):
+    @classmethod
+    def can_implement(cls, c):
+        return check_marlin_supports_shape(c.partition_weight_shape[1], c.partition_weight_shape[0])
+""",
+    "vllm/model_executor/layers/quantization/utils/marlin_utils.py": b"""
+GPTQ_MARLIN_MIN_THREAD_N = 64
+GPTQ_MARLIN_MIN_THREAD_K = 128
+""",
     "vllm/engine/arg_utils.py": b"""
 class EngineArgs:
     model: str = "x"

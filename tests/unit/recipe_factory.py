@@ -77,3 +77,23 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
 def read(path: Path) -> tuple[Recipe, tuple[Cell, ...]]:
     recipe = load(path)
     return recipe, expand(recipe)
+
+
+def image_recipe(image: str, *, l4t: str = '"36.4.0"') -> str:
+    """Return the text of a recipe with keys of [image]."""
+    data = recipe_data()
+    return f"""description = "{data["description"]}"
+[matrix]
+l4t = [{l4t}]
+vllm = ["0.20.2"]
+[packages]
+requires = ["vllm=={{vllm}}"]
+[image]
+{image}
+[[models]]
+name = "tiny"
+source = "hf://org/tiny@main"
+[[smoke.questions]]
+ask = "Hello?"
+expect = "Hi"
+"""

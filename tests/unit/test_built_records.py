@@ -16,7 +16,6 @@ from builder.cli.verbs.show import _lock
 from builder.host import records
 from builder.lock import lockfile
 from builder.model.builds import BuildPatch, BuiltWheels
-from builder.model.images import SlimmedWheel, SlimRules
 from builder.model.locks import Locked
 from builder.model.recipes import Cell, PackageBuild, PackageBuilds
 from builder.pipeline.cell import CellRecords
@@ -24,7 +23,6 @@ from builder.pipeline.order import STAGES, RunOptions, stages_of
 from builder.project.cache.contents import references
 from builder.project.diff.subject import fields_of
 from builder.project.page.cell_view import cell_view
-from builder.publish.bill.components import WheelChanges, wheel_component
 from builder.publish.bundle.carried_project import project_members
 from builder.publish.statements import provenance_predicate
 
@@ -74,43 +72,9 @@ def test_the_records_of_a_cell_give_its_wheels(session: Session) -> None:
     assert folder.with_built(make_lock()) == make_lock()
 
 
-def test_the_bill_names_the_source() -> None:
-    component = wheel_component(BUILT.wheel, None, WheelChanges(build=BUILD))
-    assert component["hashes"] == [{"alg": "SHA-256", "content": BUILT.wheel.sha256}]
-    pedigree = component["pedigree"]
-    (ancestor,) = pedigree["ancestors"]
-    assert (ancestor["purl"], ancestor["hashes"][0]["content"]) == ("pkg:pypi/ext@1.0", SOURCE.sha256)
-    assert len(pedigree["patches"]) == 1
-    assert pedigree["notes"] == (
-        "jbuild built it from the source archive for SM 8.7, Python 3.12 and glibc 2.39; "
-        f"patches: patches/a.patch (sha256 {'a' * 64})"
-    )
-
-
-def test_the_bill_of_a_slimmed_wheel_leads_to_its_source() -> None:
-    rules = SlimRules(sms=(87,), same_major=True)
-    slimmed = SlimmedWheel(
-        name="ext",
-        version=BUILT.wheel.version,
-        sha256=BUILT.wheel.sha256,
-        rules=rules,
-        algorithm=1,
-        record="b" * 64,
-        before=10,
-        after=5,
-        removed=5,
-    )
-    component = wheel_component(BUILT.wheel, None, WheelChanges(slimmed=slimmed, build=BUILD))
-    (wheel,) = component["pedigree"]["ancestors"]
-    assert wheel["pedigree"]["ancestors"][0]["hashes"][0]["content"] == SOURCE.sha256
-
-
-def test_a_commit_is_named_in_bill_and_provenance() -> None:
+def test_a_commit_is_named_in_the_provenance() -> None:
     source = replace(SOURCE, kind="git", location="https://example.com/x.git", commit="1" * 40, size=None)
     build = make_build(source=source)
-    component = wheel_component(BUILT.wheel, None, WheelChanges(build=build))
-    (ancestor,) = component["pedigree"]["ancestors"]
-    assert f"vcs_url=git%2Bhttps:%2F%2Fexample.com%2Fx.git%40{'1' * 40}" in ancestor["purl"]
     lock = make_lock(make_locked_wheel("app"), builds=(build,))
     materials = provenance_predicate(make_job(), lock, make_plan(), "c" * 64)["buildDefinition"]["resolvedDependencies"]
     entry = next(entry for entry in materials if entry["name"] == "source of ext 1.0")

@@ -18,6 +18,7 @@ from builder.image.oci import virtual_blob
 from builder.image.oci.layout import image_blobs, open_blob
 from builder.model.bundles import Bundle
 from builder.publish.bundle import opened
+from builder.publish.bundle.bundle_reading import unverified_image
 from builder.publish.bundle.opened import open_bundle
 from builder.publish.image_source import from_layout
 
@@ -47,6 +48,19 @@ def parts(tmp_path: Path, whole: Path) -> Path:
 
 def bundle_of(folder: Path) -> Bundle:
     return records.from_json(json.loads((folder / "bundle.json").read_bytes()), Bundle)
+
+
+@pytest.mark.parametrize("kind", ["whole", "parts"])
+def test_the_image_is_known_before_the_files_are_read(kind: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    image = bundle_of(request.getfixturevalue("whole")).image
+    for path in (folder / "evidence" / "sbom.json", *sorted((folder / "parts").glob("*"))[1:]):
+        path.unlink(missing_ok=True)
+    assert unverified_image(folder) == image
+    first = folder / ("bundle.json" if kind == "whole" else "parts/0001")
+    first.write_bytes(first.read_bytes().replace(b"linux/amd64", b"other/amd64"))
+    assert unverified_image(folder) is None
+    assert unverified_image(folder / "absent") is None
 
 
 def refused(folder: Path, session: Session, pattern: str, kind: type[JbuildError] = IntegrityError) -> JbuildError:

@@ -17,6 +17,8 @@ from builder.model.verdicts import Answer, GpuComputation, Verdict
 from builder.pipeline.cell import IMPORTED, CellRecords
 from builder.publish import statements
 from builder.publish.carried_verdicts import no_verdict, verdict_file, verdict_of
+from builder.publish.statements import ContradictoryVerdictError
+from builder.publish.trust import handed_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,10 +57,10 @@ def test_lines_that_mix_recipes_and_bundles(
     assert said in err
 
 
-def write(path: Path, digest: str = DIGEST, **changes: Any) -> Path:
+def write(path: Path, about: str = DIGEST, **changes: Any) -> Path:
     predicate = statements.verdict_predicate(VERDICT, "demo", "one", "f" * 64) | changes
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(statements.statement(digest, "vllm", statements.VERDICT, predicate))
+    path.write_bytes(statements.statement(about, "vllm", statements.VERDICT, predicate))
     return path
 
 
@@ -66,7 +68,7 @@ def test_of_a_folder_the_best_verdict_about_the_image_counts(tmp_path: Path) -> 
     folder = tmp_path / "verdict"
     write(folder / "verdict-cpu.json", level="cpu")
     best = write(folder / "verdict-gpu.json")
-    write(folder / "verdict-other.json", OTHER)
+    write(folder / "verdict-other.json", OTHER, digest=OTHER)
     (folder / "verdict-damaged.json").write_text("{")
     (folder / "notes.json").write_text("{}")
     for named in (folder, tmp_path, best):
@@ -74,6 +76,38 @@ def test_of_a_folder_the_best_verdict_about_the_image_counts(tmp_path: Path) -> 
     assert verdict_file(folder, OTHER) == folder / "verdict-other.json"
     write(best, result="FAILED")
     assert verdict_file(folder, DIGEST) == folder / "verdict-cpu.json"
+
+
+def test_a_bundle_s_own_evidence_and_exported_verdicts_count_if_their_folder_is_named(tmp_path: Path) -> None:
+    copy = write(tmp_path / "bundle" / "evidence" / "verdict.json", level="cpu")
+    (copy.parent / "sbom.json").write_text("{}")
+    exported = write(tmp_path / "exports" / "board.json")
+    assert verdict_file(copy.parent, DIGEST) == copy
+    assert verdict_file(exported.parent, DIGEST) == exported
+
+
+@pytest.mark.parametrize("named", ["bundle", "bundle/verdict", "bundle/project", "."])
+def test_the_error_names_the_folder_nearby_that_has_a_passed_verdict(tmp_path: Path, named: str) -> None:
+    copy = write(tmp_path / "bundle" / "evidence" / "verdict.json", level="cpu")
+    write(tmp_path / "bundle" / "verdict" / "verdict-gpu.json", result="FAILED")
+    folder = tmp_path / named
+    folder.mkdir(exist_ok=True)
+    assert verdict_file(folder, DIGEST) is None
+    error = no_verdict(folder, DIGEST)
+    assert f"`--verdict {copy.parent}` names the folder that has verdict.json (PASSED at level cpu" in str(error.hint)
+    assert "evidence" not in str(no_verdict(folder, OTHER).hint)
+
+
+def test_a_verdict_that_names_two_images_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "verdict-gpu.json", OTHER)
+    said = f"names two images: its subject is {OTHER}, and its result is about {DIGEST}"
+    for digest in (OTHER, DIGEST):
+        with pytest.raises(ContradictoryVerdictError, match=said):
+            handed_over(path.read_bytes(), digest, str(path), (), unsigned=True)
+        assert verdict_file(tmp_path, digest) is None
+        assert f"verdict-gpu.json (the verdict {said})" in no_verdict(tmp_path, digest).message
+    accepted = write(path, OTHER, digest=None)
+    assert handed_over(accepted.read_bytes(), OTHER, str(path), (), unsigned=True).level == "gpu"
 
 
 def test_a_folder_without_a_passed_verdict_says_what_it_has(tmp_path: Path) -> None:

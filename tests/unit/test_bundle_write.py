@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -267,6 +268,24 @@ def test_a_split_bundle_takes_the_place_of_a_whole_one(session: Session, tmp_pat
     write(job, session, tmp_path / "b")
     assert not (tmp_path / "b" / "parts").exists()
     assert (tmp_path / "b" / "bundle.json").exists()
+
+
+def test_the_readme_names_the_files_beside_it_and_unpacks_the_others(session: Session, tmp_path: Path) -> None:
+    job = make_cell(session)
+    for size in (None, 1_000_000):
+        folder = tmp_path / "media" / "b"
+        write(job, session, folder, part_bytes=size)
+        beside, archived, inside = (
+            (folder / "README.md").read_text().partition("## Contents")[2].partition("In the archive, ")
+        )
+        assert bool(archived) is bool(size)
+        for name in re.findall(r"`([a-z.]+)/?`", beside):
+            assert (folder / name).exists(), name
+        if size:
+            assert {"evidence", "project", "index.json"} <= set(re.findall(r"`([a-z.]+)/?`", inside))
+            (command,) = re.findall(r"^    (mkdir .*)$", beside, re.MULTILINE)
+            subprocess.run(command, shell=True, cwd=folder, check=True)
+            assert (tmp_path / "media" / "unpacked" / "evidence" / "sbom.json").is_file()
 
 
 def test_other_folders_are_left_alone(session: Session, tmp_path: Path) -> None:

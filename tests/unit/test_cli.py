@@ -392,7 +392,7 @@ def test_an_interrupt(jbuild: Any, monkeypatch: pytest.MonkeyPatch, interrupt: B
     _raising(monkeypatch, interrupt)
     code, out, err = jbuild("list")
     assert (code, out) == (130, "")
-    assert err.strip() == "interrupted; finished stages are kept, and the same command resumes from there"
+    assert err.strip() == "interrupted; finished steps are kept, and the same command resumes from there"
 
 
 def test_a_bug_is_one_message_and_a_file(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from doctor_parts import serving
 
-from builder.project.doctor import disk_check, emulation_check, examination, tools_check
+from builder.project.doctor import check_table, disk_check, emulation_check, examination, tools_check
 from builder.project.doctor.check_table import Check, check_rows
 from builder.project.doctor.examination import apply_fixes
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     Jbuild = Callable[..., tuple[int, str, str]]
 
+_WORDS = ("least", "fix", "script", "builder", "variable", "proxy", "file", "url", "now", "rule", "l4t")
 RECIPE = """
 description = "A demonstration"
 architecture = "arm64"
@@ -61,6 +63,38 @@ def test_what_is_missing_decides_the_exit_code(command_line: Jbuild) -> None:
     assert (code, err) == (7, "")
     assert "error    engine        Docker is not running (no socket at " in out
     assert out.splitlines()[-1].startswith("to be fixed: engine; warnings: registry")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_where_a_bundle_brought_jbuild_only_what_loads_and_runs_images_is_checked(
+    command_line: Jbuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(examination, "is_carried", lambda: True)
+    assert "buildx" not in built_only(command_line("doctor", "--json")[1])
+    shutil.rmtree(tmp_path / "recipes")
+    _, out, _ = command_line("doctor", *arguments)
+    if arguments:
+        assert {"buildx", "builder", "image store", "index", "hub", "disk", "registry"} <= built_only(out)
+        assert "engine" not in built_only(out)
+    else:
+        assert "n/a      buildx        only builds need it, and this machine only loads and runs images" in out
+
+
+def built_only(out: str) -> set[str]:
+    """Return the checks that do not apply, of a result in JSON."""
+    return {check["name"] for check in json.loads(out)["checks"] if check["state"] == "not applicable"}
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_only_a_checkout_names_its_own_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: bool) -> None:
+    if not checkout:
+        monkeypatch.setattr(check_table, "ENGINE_SCRIPT", tmp_path / "absent")
+    texts = [
+        check_table.problem(row.name, each.id, "x", **dict.fromkeys(_WORDS, "y")).mend or ""
+        for row in check_rows().values()
+        for each in row.problems
+    ]
+    assert any("scripts/engine" in text for text in texts) is checkout
 
 
 def test_json_has_every_check_in_the_tables_order(command_line: Jbuild) -> None:

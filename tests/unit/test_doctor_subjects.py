@@ -129,4 +129,5 @@ def test_a_report_is_a_line_a_check_and_more_for_what_is_not_well() -> None:
 def test_a_machine_without_faults() -> None:
     assert verdict([ok("uv", "here")]) == "this machine can build images"
     bad = Check(name="uv", state="warning", found="", why="", mend="do", fix=())
+    assert verdict([ok("uv", "here")], builds=False) == "this machine can load and run images"
     assert verdict([bad]) == "this machine can build images; warnings: uv"

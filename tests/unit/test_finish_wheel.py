@@ -7,18 +7,19 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from built_wheels import CPU, CROSS, MODULE, MODULE_FACTS, SDIST, make_build, raw_wheel
+from built_wheels import CPU, CROSS, GCC, MODULE, MODULE_FACTS, SDIST, make_build, raw_wheel
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile
 from packageurl import PackageURL
-from test_slim_wheel import check_record, contents_of
+from wheel_contents import check_record, contents_of
 
 from builder.errors import BuildError
 from builder.foundry.finish_wheel import finish_wheel
 from builder.foundry.wheel_agreement import differing_files, disagreement
 from builder.foundry.wheel_bill import stated_build
 from builder.model.builds import BuildSource
+from builder.publish.bill.embedded_bills import read_bill
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,10 +102,18 @@ def test_the_bill_is_valid_and_names_all_inputs(tmp_path: Path) -> None:
     assert subject["pedigree"]["patches"] == [{"type": "unofficial", "diff": {"url": "patches/demo.patch"}}]
     assert build.patches[0].sha256 in subject["pedigree"]["notes"]
     assert PackageURL.from_string(subject["purl"]).version == f"1.0+jbuild.cu130.torch2.11.sm87.{build.fingerprint[:8]}"
-    assert {"name": "io.jbuild.compiler", "value": "gcc 12.2.0"} in subject["properties"]
+    assert {"name": "io.jbuild.compiler", "value": "gcc 12.2.0-14cross1"} in subject["properties"]
     components = {component["name"]: component for component in bill["components"]}
-    assert set(components) == {"setuptools", "torch", "gcc-12.deb"}
+    assert set(components) == {"setuptools", "torch", GCC}
     assert {component["scope"] for component in components.values()} == {"excluded"}
+
+
+def test_the_bill_of_an_image_reads_it(tmp_path: Path) -> None:
+    """Tools of the build are not in the image; the source and the patches stay known."""
+    embedded = read_bill(inside(finished(raw_wheel(tmp_path), tmp_path / "out"), "sboms/jbuild.cdx.json"), "demo")
+    assert embedded.components == {}
+    assert [row["purl"] for row in embedded.pedigree["ancestors"]] == ["pkg:pypi/demo@1.0"]
+    assert embedded.pedigree["patches"] == [{"type": "unofficial", "diff": {"url": "patches/demo.patch"}}]
 
 
 def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
@@ -116,14 +125,14 @@ def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert [subject["name"] for subject in statement["subject"]] == [MODULE]
     assert definition["externalParameters"]["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}
-    assert definition["internalParameters"]["compiler"] == "gcc 12.2.0"
+    assert definition["internalParameters"]["compiler"] == "gcc 12.2.0-14cross1"
     names = [material["name"] for material in definition["resolvedDependencies"]]
     assert names == [
         "demo",
         "patches/demo.patch",
         "setuptools-80.9.0-py3-none-any.whl",
         build.target.torch.filename,
-        "gcc-12.deb",
+        GCC,
     ]  # type: ignore[union-attr]
     assert disagreement(wheel, build) is None
 

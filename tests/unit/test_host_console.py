@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,6 +173,18 @@ def test_plain_progress_speaks_now_and_then(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "downloading: 1 of 2 MB"
     assert lines[1].startswith("downloading (0 s): a wheel")
+
+
+def test_plain_progress_speaks_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(console_module, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    with Console().task("verifying", 600, unit="B") as task:
+        while next(seconds) < 600:
+            task.note("the same")
+    lines = capsys.readouterr().err.splitlines()
+    assert 4 <= len(lines) <= 9
 
 
 def test_things_are_counted_by_their_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

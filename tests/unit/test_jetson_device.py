@@ -9,7 +9,7 @@ from factories import make_jetson, make_platform
 
 from builder.errors import DocumentError
 from builder.jetson.boards import boards
-from builder.jetson.device import Device, host_rules, refusal_reason, this_device
+from builder.jetson.device import Device, has_gpu_driver, host_rules, refusal_reason, this_device
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import platform_for
 
@@ -28,6 +28,14 @@ def machine(root: Path, *, compatible: str = "", model: str = "", release: str |
     if release is not None:
         (root / "etc" / "nv_tegra_release").write_text(release)
     return root
+
+
+@pytest.mark.parametrize("path", ["proc/driver/nvidia", "dev/nvidiactl", "dev/dxg"])
+def test_a_driver_of_a_gpu_shows(tmp_path: Path, path: str) -> None:
+    assert not has_gpu_driver(tmp_path)
+    (tmp_path / path).mkdir(parents=True)
+    assert has_gpu_driver(tmp_path)
+    assert has_gpu_driver(machine(tmp_path / "jetson", release=RELEASE))
 
 
 def test_an_orin_nx(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from builder.models.preflight.lora_rules import MODELS
 from builder.models.preflight.model_facts import read_model
 from builder.models.preflight.preflight import findings
 from builder.models.preflight.quantization_rules import methods
+from builder.models.preflight.quantized_shapes import quantization_shapes
 from builder.models.preflight.wheel_sources import Sources
 
 if TYPE_CHECKING:
@@ -36,6 +37,68 @@ def found(context: ServerContext) -> list[str]:
 def text(context: ServerContext) -> str:
     (finding,) = findings(context)
     return f"{finding.wheel}: {finding.file} {finding.detail}; {finding.fix}"
+
+
+# The sizes in the models' own config.json.
+SMOLLM2_135M = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+LLAMA_32_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+}
+QWEN25_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2}
+TINYLLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4}
+GROUPS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}}
+AWQ_GROUPS = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}}
+ONE_GROUP_OF_4_BITS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1, "sym": True}}
+ONE_GROUP = {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}}
+# Its attention has 320 outputs, which Machete takes.
+NARROW = LLAMA_32_1B | {"hidden_size": 1024, "num_attention_heads": 10, "num_key_value_heads": 1, "head_dim": 32}
+MARLIN = replace(FACTS, marlin_multiples=(128, 64))
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "changes", "expected"),
+    [
+        (SMOLLM2_135M | GROUPS, (), {}, ["error quantization-shape"]),
+        (SMOLLM2_135M | AWQ_GROUPS, (), {}, ["warning quantization-shape"]),
+        (LLAMA_32_1B | GROUPS, (), {}, []),
+        (QWEN25_05B | GROUPS, (), {}, []),
+        (TINYLLAMA | GROUPS, (), {}, []),
+        (SMOLLM2_135M, (), {}, []),
+        (SMOLLM2_135M | ONE_GROUP, (), {}, []),
+        (SMOLLM2_135M | GROUPS, (), {"dtype": "float16"}, []),
+        (SMOLLM2_135M | ONE_GROUP_OF_4_BITS, (), {"dtype": "float16"}, ["error quantization-shape"]),
+        (SMOLLM2_135M | GROUPS, (), {"facts": FACTS}, []),
+        (SMOLLM2_135M | GROUPS | {"model_type": "bert"}, (), {}, []),
+        (SMOLLM2_135M | GROUPS, (), {"platform": make_platform()}, ["error quantization-type"]),
+        (SMOLLM2_135M | GROUPS, ("-tp", "3"), {}, ["error parallel-size"]),
+        (SMOLLM2_135M | GROUPS, (), {"versions": {"conch-triton-kernels": "1.0", "transformers": "5"}}, []),
+        (SMOLLM2_135M | GROUPS, (), {"boards": {"h200": 90}}, ["error quantization-shape"]),
+        (NARROW | GROUPS, (), {}, ["error quantization-shape"]),
+        (NARROW | GROUPS, (), {"boards": {"h200": 90}}, []),
+    ],
+)
+def test_sizes_that_no_quantised_kernel_takes(
+    config: dict[str, Any], arguments: tuple[str, ...], changes: dict[str, Any], expected: list[str]
+) -> None:
+    assert found(make_context(make_served(**config), *arguments, **({"facts": MARLIN} | changes))) == expected
+
+
+def test_types_are_those_of_vllms_own_classes() -> None:
+    for kind in ("llama", "mistral", "qwen2", "qwen3"):
+        model = make_served(**(SMOLLM2_135M | GROUPS | {"model_type": kind}))
+        assert len([*quantization_shapes(make_context(model, facts=MARLIN))]) == 1
+
+
+def test_the_layers_are_named_with_their_sizes() -> None:
+    said = text(make_context(make_served(**SMOLLM2_135M, **GROUPS), facts=MARLIN))
+    assert "qkv_proj (576 inputs, 960 outputs), o_proj (576 inputs, 576 outputs), gate_up_proj (576 inputs" in said
+    assert "down_proj" not in said
+    assert "no other kernel of vLLM takes them in bfloat16" in said
+    assert 'set dtype = "float16" under [server]' in said
 
 
 def test_a_plain_server_has_no_findings() -> None:

@@ -127,6 +127,17 @@ def test_a_release_with_another_layout_says_nothing() -> None:
     assert read_vllm(lambda _: None, []) == ServerFacts()
 
 
+def test_the_sizes_that_marlin_takes() -> None:
+    assert read(NEWER).marlin_multiples == (128, 64)
+    assert read(OLDER).marlin_multiples == ()
+    kernel = "vllm/model_executor/kernels/linear/mixed_precision/marlin.py"
+    padding = {kernel: b"class MarlinLinearKernel:\n    def can_implement(cls, c):\n        return True, None\n"}
+    assert read(NEWER | padding).marlin_multiples == ()
+    older = "vllm/model_executor/layers/quantization/kernels/mixed_precision/marlin.py"
+    moved = {older if path == kernel else path: source for path, source in NEWER.items()}
+    assert read(moved).marlin_multiples == (128, 64)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(NEWER)), st.binary(max_size=400), st.integers(0, 400))
 def test_damaged_sources_say_less_and_never_fail(path: str, noise: bytes, at: int) -> None:

@@ -52,16 +52,26 @@ def test_tags_go_by_level() -> None:
     given_tags, withheld = earned(RULES, "emulated")
     assert [rule.name for rule in given_tags] == ["any", "emulated-forward", "emulated"]
     assert [(each.name, each.reason) for each in withheld] == [
-        ("cpu", "it needs a verdict at level cpu or better, but the image has one at level emulated"),
-        ("gpu", "it needs a verdict at level gpu or better, but the image has one at level emulated"),
+        ("cpu", "it needs a passed verdict at level cpu or better, but the image has one at level emulated"),
+        ("gpu", "it needs a passed verdict at level gpu or better, but the image has one at level emulated"),
     ]
 
 
 def test_without_a_verdict_there_is_no_tag_at_all() -> None:
     given_tags, withheld = earned(RULES, None)
     assert given_tags == ()
-    assert withheld[0].reason == "it needs a verdict, but the image has none"
+    assert withheld[0].reason == "it needs a passed verdict, but the image has none"
     assert len(withheld) == len(RULES)
+
+
+def test_a_verdict_that_no_trusted_key_has_signed_is_named() -> None:
+    _, withheld = earned(RULES, None, "gpu")
+    said = "no trusted key has signed the image's verdict at level gpu"
+    assert withheld[0].reason == f"it needs a passed verdict, but {said}"
+    _, withheld = earned(RULES, "emulated", "gpu")
+    assert withheld[-1].reason.endswith(f"but the image has one at level emulated, and {said}")
+    _, withheld = earned(RULES, "emulated", "emulated-forward")
+    assert withheld[-1].reason.endswith("but the image has one at level emulated")
 
 
 @given(st.sets(st.sampled_from(RULES)), st.sampled_from([None, *levels()]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_jetson, make_job, make_platform, make_spec
-from recipe_factory import recipe_data
+from recipe_factory import image_recipe
 
 from builder.audit.slim_choice import choose
 from builder.audit.slim_tables import slim_tables
@@ -65,7 +65,7 @@ def test_nothing_is_slimmed_for_a_processor() -> None:
 
 def test_keys_of_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
-    path.write_text(_toml('slim = false\nslim-packages = { "nvidia-*" = true, torch = false }'))
+    path.write_text(image_recipe('slim = false\nslim-packages = { "nvidia-*" = true, torch = false }'))
     assert load(path).spec.image == ImageSpec(slim=False, slim_packages=(("nvidia-*", True), ("torch", False)))
 
 
@@ -81,7 +81,7 @@ def test_keys_of_a_recipe(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "demo.toml"
-    path.write_text(_toml(text))
+    path.write_text(image_recipe(text))
     with pytest.raises(DocumentError) as caught:
         load(path)
     (problem,) = caught.value.problems
@@ -92,7 +92,7 @@ def test_mistakes_are_named(tmp_path: Path, text: str, part: str) -> None:
 def test_cells_override_what_becomes_of_their_wheels(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
     thor = '[[overrides]]\nwhen = { l4t = "39.*" }\nslim = true\nprecompile = "needed"\n'
-    path.write_text(_toml("slim-packages = { torch = true }", l4t='"36.4.0", "39.2.0"') + thor)
+    path.write_text(image_recipe("slim-packages = { torch = true }", l4t='"36.4.0", "39.2.0"') + thor)
     recipe = load(path)
     torch = (("torch", True),)
     images = [job_of(recipe, cell).spec.image for cell in expand(recipe)]
@@ -121,7 +121,7 @@ def test_gpu_code_that_no_cell_has_cannot_be_chosen(
     tmp_path: Path, image: str, more: str, key: str, message: str
 ) -> None:
     path = tmp_path / "demo.toml"
-    path.write_text(_toml(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]') + more)
+    path.write_text(image_recipe(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]') + more)
     with pytest.raises(DocumentError) as caught:
         load(path)
     (problem,) = caught.value.problems
@@ -132,13 +132,13 @@ def test_gpu_code_that_no_cell_has_cannot_be_chosen(
 def test_a_recipe_for_the_cpu_may_leave_code_alone(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
     image = 'slim = false\nslim-packages = { torch = false }\nprecompile = "off"'
-    path.write_text(_toml(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]'))
+    path.write_text(image_recipe(image).replace('l4t = ["36.4.0"]', 'distribution = ["debian-12"]'))
     assert load(path).spec.image.slim is False
 
 
 def test_compiled_kernels_in_cells_that_are_not_slimmed(tmp_path: Path) -> None:
     path = tmp_path / "demo.toml"
-    path.write_text(_toml("slim = false") + '[[overrides]]\nwhen = { vllm = "*" }\nprecompile = "needed"\n')
+    path.write_text(image_recipe("slim = false") + '[[overrides]]\nwhen = { vllm = "*" }\nprecompile = "needed"\n')
     with pytest.raises(DocumentError) as caught:
         load(path)
     assert "compiled kernels need the room" in caught.value.problems[0].message
@@ -148,28 +148,9 @@ def test_compiled_kernels_in_cells_that_are_not_slimmed(tmp_path: Path) -> None:
 def test_show_names_what_becomes_of_gpu_code(tmp_path: Path, command_line: Any, monkeypatch: Any) -> None:
     (tmp_path / "recipes").mkdir()
     audit = '[audit]\nkernels = "no-jit"\n'
-    (tmp_path / "recipes" / "demo.toml").write_text(_toml('precompile = "needed"') + audit)
+    (tmp_path / "recipes" / "demo.toml").write_text(image_recipe('precompile = "needed"') + audit)
     monkeypatch.chdir(tmp_path)
     code, out, _ = command_line("show", "demo")
     assert code == 0
     assert "  precompile  needed\n  kernels     no-jit\n" in out
     assert "  slim        GPU code for SM 8.7 only, except nvidia-*" in out
-
-
-def _toml(image: str, *, l4t: str = '"36.4.0"') -> str:
-    data = recipe_data()
-    return f"""description = "{data["description"]}"
-[matrix]
-l4t = [{l4t}]
-vllm = ["0.20.2"]
-[packages]
-requires = ["vllm=={{vllm}}"]
-[image]
-{image}
-[[models]]
-name = "tiny"
-source = "hf://org/tiny@main"
-[[smoke.questions]]
-ask = "Hello?"
-expect = "Hi"
-"""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import json
 import os
 import signal
@@ -16,11 +13,11 @@ import pytest
 from elf_files import make_elf
 from factories import locked, make_wheel
 from gpu_code import make_cubin
+from slim_trees import GPU, ORIN, PYTHON, check_record, files_of, packages, unpacked
 
 from builder.errors import IntegrityError
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
-from builder.image.wheels.tree import is_current, prepare
-from builder.model.images import site_packages
+from builder.image.wheels.tree import is_current
 from builder.model.slimming import SlimRules
 from slimming.gpu_library import make_container, make_entry, make_library
 
@@ -30,10 +27,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.wheels import LockedWheel
 
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-ORIN = SlimRules(sms=(87,), same_major=False)
 THOR = SlimRules(sms=(110,), same_major=False)
-GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=9000) for sm in (80, 87, 90))),))
 OWN = make_library((make_container(make_entry("sm_87", size=9000)),))
 
 
@@ -41,31 +35,6 @@ OWN = make_library((make_container(make_entry("sm_87", size=9000)),))
 def wheel(tmp_path: Path) -> LockedWheel:
     files = {"demo/__init__.py": "", "demo/_C.so": GPU, "demo/own.so": OWN, "demo/plain.so": make_elf()}
     return locked(make_wheel(tmp_path, files=files, scripts={"demo": "demo:main"}, executable=("demo/_C.so",)))
-
-
-def unpacked(wheel: LockedWheel, session: Session, rules: SlimRules | None) -> Path:
-    slim = {wheel.sha256: rules} if rules else {}
-    return prepare([wheel], PYTHON, None, session, slim)[wheel.sha256]
-
-
-def packages(tree: Path) -> Path:
-    return tree / site_packages(PYTHON).lstrip("/")
-
-
-def files_of(tree: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-
-
-def check_record(folder: Path) -> int:
-    (record,) = folder.glob("*.dist-info/RECORD")
-    rows = [row for row in csv.reader(record.read_text().splitlines()) if row[1]]
-    for name, digest, size in rows:
-        content = (folder / name).read_bytes()
-        expected = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        assert (digest, size) == (f"sha256={expected}", str(len(content))), name
-    listed = {(folder / row[0]).resolve() for row in csv.reader(record.read_text().splitlines())}
-    assert {path.resolve() for path in folder.rglob("*") if path.is_file()} <= listed
-    return len(rows)
 
 
 def test_record_is_true_and_the_report_is_listed(session: Session, wheel: LockedWheel) -> None:

@@ -45,35 +45,44 @@ class DoctorResult:
     click.option("--fix", is_flag=True, help="Run the safe fixes, then check again."),
 )
 def examine_machine(session: Session, recipe: str | None, fix: bool) -> int:
-    """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem."""
+    """Check whether this machine can build images, or the images of RECIPE, and show the fix for each problem.
+
+    On a Jetson and with the jbuild of a bundle, without RECIPE and outside a project, it checks only whether this
+    machine can load and run images.
+    """
     loaded = load(find(recipe, session.workspace.recipe_folders)) if recipe else None
     leftovers.clear(session)
-    checks = list(examine(doctor_context(session, loaded)))
+    context = doctor_context(session, loaded)
+    checks = list(examine(context))
     fixes = apply_fixes(checks, session.console) if fix else []
     if fixes:
         checks = list(examine(doctor_context(session, loaded)))
     usable = all(check.state != "error" for check in checks)
     result = DoctorResult(usable=usable, checks=tuple(checks), mended=tuple(fixes))
-    show(result, checks_text(checks, fixes), session.console)
+    show(result, checks_text(checks, fixes, builds=context.builds), session.console)
     return 0 if usable else EngineError.exit_code
 
 
-def checks_text(checks: Sequence[Check], fixes: Sequence[AppliedFix]) -> str:
-    """Return the checks as text."""
+def checks_text(checks: Sequence[Check], fixes: Sequence[AppliedFix], *, builds: bool = True) -> str:
+    """Return the checks as text; `builds`: of a machine that builds images."""
     lines: list[str] = []
     for before, check in zip((None, *checks), checks, strict=False):
         lines += _check(check, again=before is not None and before.name == check.name)
     for fix in fixes:
         lines.append(f"fixed: {fix.command}" if fix.failure is None else f"not fixed: {fix.command}: {fix.failure}")
-    return "\n".join(map(without_controls, [*lines, verdict(checks)]))
+    return "\n".join(map(without_controls, [*lines, verdict(checks, builds=builds)]))
 
 
-def verdict(checks: Sequence[Check]) -> str:
-    """Return the last line: whether this machine can build images, and the checks that failed."""
+def verdict(checks: Sequence[Check], *, builds: bool = True) -> str:
+    """Return the last line: whether this machine can build images, or run them, and the checks that failed."""
     wrong = list(dict.fromkeys(check.name for check in checks if check.state == "error"))
     doubtful = list(dict.fromkeys(check.name for check in checks if check.state == "warning"))
     fixable = any(check.fix for check in checks if check.state in {"warning", "error"})
-    answer = f"to be fixed: {', '.join(wrong)}" if wrong else "this machine can build images"
+    answer = (
+        f"to be fixed: {', '.join(wrong)}"
+        if wrong
+        else f"this machine can {'build' if builds else 'load and run'} images"
+    )
     more = f"; warnings: {', '.join(doubtful)}" if doubtful else ""
     return answer + more + ("; `jbuild doctor --fix` runs the safe commands" if fixable else "")
 

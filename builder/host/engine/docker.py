@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from builder.errors import EngineError, ProgramFailedError, ProgramMissingError
 from builder.host import process
 from builder.host.engine.gpu_access import gpu_access
+from builder.host.paths import ENGINE_SCRIPT
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -52,7 +53,8 @@ _PLAIN_HTTP = "HTTP request to an HTTPS server"
 _ENCRYPTED = (
     "the engine requires TLS: give the context its certificates (`docker context update`), or set DOCKER_TLS_VERIFY"
 )
-_START = "start Docker, or run `scripts/engine up` for an engine of jbuild's own; then `jbuild doctor`"
+_OWN_ENGINE = ", or run `scripts/engine up` for an engine of jbuild's own" if ENGINE_SCRIPT.is_file() else ""
+_START = f"start Docker{_OWN_ENGINE}; then `jbuild doctor`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +126,7 @@ class Engine:
             raise EngineError(
                 f"the engine's machine ({self.architecture}) cannot run {architecture} programs",
                 where=self.endpoint,
-                hint="run `scripts/engine up`, or install qemu-user-static with binfmt there; then `jbuild doctor`",
+                hint="install qemu-user-static with binfmt on the engine's machine; `jbuild doctor` shows the commands",
             )
 
     def _buildx_architectures(self) -> set[str]:

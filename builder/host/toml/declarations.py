@@ -298,6 +298,18 @@ def boolean_map(keys: tuple[str, str]) -> ValueType:
     )
 
 
+def list_map(keys: tuple[str, str], items: tuple[str, str]) -> ValueType:
+    """Return the type of tables of lists of strings, read as pairs in file order; both rules are pattern and noun."""
+    return ValueType(
+        read=lambda table, key, _: table.list_map(key, keys, items),
+        schema=lambda: {
+            "type": "object",
+            "propertyNames": {"pattern": anchored(keys[0])},
+            "additionalProperties": list_schema(string_schema(items[0])),
+        },
+    )
+
+
 def nested(declaration: TableDeclaration[Any], *, always: bool = True) -> ValueType:
     """Return the type of one table, `always` read as an empty one if it is absent: it may have required keys."""
     return ValueType(

@@ -240,19 +240,26 @@ class Table:
 
     def string_map(self, key: str, keys: _Rule = _ANY, values: _Rule = _ANY) -> tuple[tuple[str, str], ...]:
         """Return a table of strings as pairs in file order; `keys` and `values` are pattern and noun."""
-        table = self.table(key)
-        for name in table:
-            if not re.fullmatch(keys[0], name):
-                table.problem(name, f"`{printable(name)}` is not {keys[1]}")
+        table = self._map(key, keys)
         return tuple((name, table.string(name, pattern=values[0], noun=values[1])) for name in table)
 
     def boolean_map(self, key: str, keys: _Rule = _ANY) -> tuple[tuple[str, bool], ...]:
         """Return a table of true and false as pairs in file order; `keys` is pattern and noun."""
+        table = self._map(key, keys)
+        return tuple((name, bool(table.value(name, bool, False, "true or false"))) for name in table)
+
+    def list_map(self, key: str, keys: _Rule = _ANY, items: _Rule = _ANY) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return a table of lists of strings as pairs in file order; `keys` and `items` are pattern and noun."""
+        table = self._map(key, keys)
+        return tuple((name, table.strings(name, pattern=items[0], noun=items[1])) for name in table)
+
+    def _map(self, key: str, keys: _Rule) -> Table:
+        """Return a table whose keys are names that the user chose."""
         table = self.table(key)
         for name in table:
             if not re.fullmatch(keys[0], name):
                 table.problem(name, f"`{printable(name)}` is not {keys[1]}")
-        return tuple((name, bool(table.value(name, bool, False, "true or false"))) for name in table)
+        return table
 
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""

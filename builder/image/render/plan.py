@@ -7,8 +7,8 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from builder.audit.gather_facts import to_slim
-from builder.audit.slim_choice import in_words, slim_rules
+from builder.audit.gather_facts import rules_to_apply
+from builder.audit.slim_choice import in_words
 from builder.host.files import disk_errors, write_text
 from builder.image.build import system_pins
 from builder.image.build.buildx import plain_command
@@ -101,7 +101,7 @@ class _Layers(NamedTuple):
 
 def _make_layers(job: Job, lock: Lock, folder: CellFolder, session: Session) -> _Layers:
     python, compiler = lock.platform.python, provide_compiler(lock, session)
-    slim = dict.fromkeys(to_slim(job, lock.wheels, session), slim_rules(lock.platform))
+    slim = rules_to_apply(job, lock.wheels, session)
     compiled = cell_modules(job, lock, slim, session)
     missing = [
         wheel.sha256

@@ -1,4 +1,4 @@
-"""Takes GPU code for other GPUs out of an unpacked wheel; its RECORD stays true, and a report tells what was done.
+"""Takes GPU code for other GPUs, and files, out of an unpacked wheel; RECORD stays true, a report tells what was done.
 
 The report is a file of the wheel's metadata in the image, so that the tree of the cache alone describes itself.
 """
@@ -12,12 +12,14 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import File, MalformedError
+from builder.audit.slim_choice import excluded_by
 from builder.audit.slim_tables import code_sections, cubin_glob, slim_tables
 from builder.errors import IntegrityError
 from builder.foundry.wheel_names import Renaming, updated_record
 from builder.host import records
 from builder.image.precompile.module_compiler import CompiledEntries, compiled_entries
 from builder.image.slim import elf_layout
+from builder.image.slim.excluded_reports import excluded_reports
 from builder.image.slim.loose_cubins import cubin_reports, judge_cubin
 from builder.image.slim.slim_library import has_code, slim_library
 from builder.image.slim.slim_wheel import ALGORITHM
@@ -25,7 +27,7 @@ from builder.model.images import SlimmedWheel
 from builder.model.slimming import TreeReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.paths import Workspace
@@ -53,39 +55,31 @@ def slim_installed(
 ) -> None:
     """Slim the libraries of a wheel that was just unpacked into a site-packages folder, and remove its other cubins.
 
-    `compiled` are modules in the cache to add. A wheel without code to remove stays as it is; a library whose code
-    cannot be read does, too.
+    Files that the rules exclude go first. `compiled` are modules in the cache to add. A wheel without anything to
+    remove stays as it is; a library whose code cannot be read does, too.
 
     Raises:
         IntegrityError: the wheel's RECORD does not list its files.
         BuildError: a compiled module is not in the cache.
         OSError: a file cannot be written.
     """
-    cubins: list[CubinKey] = []
-
-    def added(source: File, name: str) -> CompiledEntries:
-        return compiled_entries(source, name, compiled, workspace) if compiled else CompiledEntries({}, ())
-
     folder = _metadata_folder(packages)
-    record = folder / "RECORD"
-    text = record.read_bytes()
+    names = list(_files((folder / "RECORD").read_bytes()))
+    excluded = _excluded(names, f"{folder.name}/", rules)
+    sizes = {name: (packages / name).stat().st_size for name in excluded}
+    gone = set(excluded)
     changed: dict[str, tuple[bytes, int]] = {}
-    libraries: list[SlimmedLibrary] = []
-    cubin_files: dict[str, LooseCubin] = {}
-    for name in _files(text):
-        if cubin := _cubin(wheel.name, name, packages / name, rules):
-            cubin_files[name] = cubin
-            continue
-        library, keys = _slim_file(wheel.name, name, packages / name, rules, changed, added)
-        if library:
-            libraries.append(library)
-            cubins += keys
-    gone = frozenset(name for name, cubin in cubin_files.items() if not cubin.stays)
+    libraries = [*excluded_reports((glob, sizes[name]) for name, glob in excluded.items())]
+    cubins: tuple[CubinKey, ...] = ()
+    if rules.sms:
+        remaining = [name for name in names if name not in gone]
+        reports, cubins, other_cubins = _slim_files(wheel, packages, remaining, rules, compiled, workspace, changed)
+        libraries += reports
+        gone |= other_cubins
     if not changed and not gone:
         return
     for name in gone:
         (packages / name).unlink()
-    libraries += cubin_reports(cubin_files.values())
     report = TreeReport(
         package=wheel.name,
         version=wheel.version,
@@ -93,14 +87,65 @@ def slim_installed(
         rules=rules,
         algorithm=ALGORITHM,
         libraries=tuple(sorted(libraries, key=lambda library: library.path)),
-        cubins=tuple(cubins),
+        cubins=cubins,
     )
+    _write_report(wheel, folder, report, changed, gone)
+
+
+def _excluded(names: Sequence[str], metadata: str, rules: SlimRules) -> dict[str, str]:
+    """Return the files that the rules exclude with the glob that matches each; metadata stays."""
+    globs = rules.exclude_files or ()
+    found = ((name, excluded_by(name, globs)) for name in names if globs and not name.startswith(metadata))
+    return {name: glob for name, glob in found if glob}
+
+
+def _slim_files(
+    wheel: LockedWheel,
+    packages: Path,
+    names: Sequence[str],
+    rules: SlimRules,
+    compiled: CompiledWheel | None,
+    workspace: Workspace,
+    changed: dict[str, tuple[bytes, int]],
+) -> tuple[list[SlimmedLibrary], tuple[CubinKey, ...], set[str]]:
+    """Slim the files of a wheel, and note the new hash and size of each.
+
+    Return the reports, the inputs of the modules that were added, and the cubins that go.
+    """
+
+    def added(source: File, name: str) -> CompiledEntries:
+        return compiled_entries(source, name, compiled, workspace) if compiled else CompiledEntries({}, ())
+
+    cubins: list[CubinKey] = []
+    libraries: list[SlimmedLibrary] = []
+    cubin_files: dict[str, LooseCubin] = {}
+    for name in names:
+        if cubin := _cubin(wheel.name, name, packages / name, rules):
+            cubin_files[name] = cubin
+            continue
+        library, keys = _slim_file(wheel.name, name, packages / name, rules, changed, added)
+        if library:
+            libraries.append(library)
+            cubins += keys
+    gone = {name for name, cubin in cubin_files.items() if not cubin.stays}
+    return [*libraries, *cubin_reports(cubin_files.values())], tuple(cubins), gone
+
+
+def _write_report(
+    wheel: LockedWheel,
+    folder: Path,
+    report: TreeReport,
+    changed: dict[str, tuple[bytes, int]],
+    gone: Collection[str],
+) -> None:
+    """Write the report of a wheel into its metadata, and RECORD with it."""
     content = json.dumps({"format": _REPORT_FORMAT, **records.to_json(report)}, indent=1, sort_keys=True).encode()
     (folder / _REPORT).write_bytes(content)
     row = f"{folder.name}/{_REPORT},,\n".encode()
     changed[f"{folder.name}/{_REPORT}"] = hashlib.sha256(content).digest(), len(content)
+    record = folder / "RECORD"
     try:
-        record.write_bytes(updated_record(text + row, Renaming(folder.name, "", ""), changed, gone))
+        record.write_bytes(updated_record(record.read_bytes() + row, Renaming(folder.name, "", ""), changed, gone))
     except MalformedError as error:
         hint = "report it to the authors of the wheel; `slim-packages` in the recipe's [image] leaves it as it is"
         raise IntegrityError(f"{wheel.filename}: {error.message}", where=str(record), hint=hint) from error

@@ -17,6 +17,7 @@ from builder.models.preflight.model_rules import (
     unread,
 )
 from builder.models.preflight.quantization_rules import cache_type, quantization
+from builder.models.preflight.quantized_shapes import quantization_shapes
 from builder.models.preflight.server_context import server_context
 from builder.models.preflight.server_rules import context_length, parallel_sizes, parsers, server_options
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from builder.model.audits import Finding
     from builder.model.locks import Job, Lock
     from builder.models.fit.memory_estimate import BoardFit, CellFit
-    from builder.models.preflight.server_context import ServerContext
+from builder.models.preflight.server_context import ServerContext
 
 # The server starts, and refuses the questions.
 _ANSWERS = ("chat-template", "model-task")
 _RULES = (
     *(server_options, json_options, lora_modules, parsers, context_length, parallel_sizes),
-    *(quantization, cache_type, model_class, model_code, model_task),
+    *(quantization, quantization_shapes, cache_type, model_class, model_code, model_task),
     *(chat_template, tokenizer_files, processor_files, unread),
 )
 

@@ -42,7 +42,8 @@ class ServerFacts:
 
     `architectures` maps a name in config.json to the table of vLLM's registry that has it (`text_generation`,
     `multimodal`, ...), `removed` to the last release that had it. `model_types` have a configuration class of
-    vLLM's own; `template_fallbacks` are those with a chat template of vLLM's own.
+    vLLM's own; `template_fallbacks` are those with a chat template of vLLM's own. Marlin takes only layers whose inputs
+    and outputs are multiples of `marlin_multiples`; it is empty where Marlin pads the layers.
     """
 
     options: tuple[ServerOption, ...] = ()
@@ -53,6 +54,7 @@ class ServerFacts:
     tool_parsers: tuple[str, ...] = ()
     reasoning_parsers: tuple[str, ...] = ()
     template_fallbacks: tuple[str, ...] = ()
+    marlin_multiples: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

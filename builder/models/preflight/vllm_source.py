@@ -27,6 +27,7 @@ _TABLE_ENDING, _UNION = "_MODELS", "_VLLM_MODELS"
 _CLI = ("vllm/entrypoints/openai/cli_args.py", "vllm/entrypoints/common/cli_args.py")
 # `vllm serve` adds these to the options of the frontend and the engine.
 _SERVE = ("vllm/entrypoints/cli/serve.py", *_CLI)
+_CONFIGS = ("vllm/transformers_utils/config.py", "vllm/config.py")
 _ENGINE = "vllm/engine/arg_utils.py"
 _PARSERS = {
     "tool": ("vllm/tool_parsers", "vllm/entrypoints/openai/tool_parsers"),
@@ -36,6 +37,13 @@ _TEMPLATES = (
     "vllm/renderers/chat_templates/registry.py",
     "vllm/transformers_utils/chat_templates/registry.py",
 )
+# Where `MarlinLinearKernel` is, and the constants that its check of a layer's sizes compares with: inputs, outputs.
+_MARLIN = (
+    "vllm/model_executor/kernels/linear/mixed_precision/marlin.py",
+    f"{_QUANTIZATION}/kernels/mixed_precision/marlin.py",
+)
+_MARLIN_CHECK, _MARLIN_CHECKS = "check_marlin_supports_shape", f"{_QUANTIZATION}/utils/marlin_utils.py"
+_MARLIN_MULTIPLES = ("GPTQ_MARLIN_MIN_THREAD_K", "GPTQ_MARLIN_MIN_THREAD_N")
 _TYPES = {"half": "float16", "float": "float32"}
 
 
@@ -43,7 +51,7 @@ def is_read(path: str) -> bool:
     """Return whether a file of the wheel is one that this module reads."""
     folder = str(PurePosixPath(path).parent)
     return path.endswith(".py") and (
-        path in (*_SERVE, *_TEMPLATES, _ENGINE, _REGISTRY, "vllm/transformers_utils/config.py", "vllm/config.py")
+        path in (*_SERVE, *_TEMPLATES, *_MARLIN, _ENGINE, _REGISTRY, *_CONFIGS)
         or folder in ("vllm/config", *(folder for folders in _PARSERS.values() for folder in folders))
         or path.startswith(f"{_QUANTIZATION}/")
     )
@@ -61,7 +69,17 @@ def read_vllm(read: ReadSource, paths: Sequence[str]) -> ServerFacts:
         tool_parsers=_parsers("tool", read, paths),
         reasoning_parsers=_parsers("reasoning", read, paths),
         template_fallbacks=_template_fallbacks(read),
+        marlin_multiples=_marlin_multiples(read),
     )
+
+
+def _marlin_multiples(read: ReadSource) -> tuple[int, ...]:
+    kernel = Module(next((source for path in _MARLIN if (source := read(path))), None))
+    if not any(kernel.calls(_MARLIN_CHECK)):
+        return ()
+    constants = Module(read(_MARLIN_CHECKS)).assignments
+    numbers = [syntax.number(constants.get(name)) for name in _MARLIN_MULTIPLES]
+    return tuple(number for number in numbers if number) if all(numbers) else ()
 
 
 def _architectures(registry: Module) -> dict[str, str]:

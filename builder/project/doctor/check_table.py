@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from builder.host.paths import ENGINE_SCRIPT
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class DoctorContext:
     """The machine to check, and the recipe to check it for, if any.
 
     `engine` is None if none answers; `refusal` is then the reason and `hint` the fix. `root` contains the machine's
-    `proc`, `sys` and `etc`.
+    `proc`, `sys` and `etc`. `builds` is false on a machine that only loads and runs images.
     """
 
     session: Session
@@ -52,6 +53,7 @@ class DoctorContext:
     hint: str = ""
     recipe: Recipe | None = None
     jobs: tuple[Job, ...] = ()
+    builds: bool = True
     root: Path = Path("/")
 
 
@@ -59,22 +61,24 @@ class DoctorContext:
 class CheckProblem:
     """A possible problem: its state, and its fix in words, with `{name}` for values of the check.
 
-    `safe` is a command that `--fix` runs: it deletes nothing that cannot be made again, needs no more rights than the
-    user's, and replaces nothing that runs.
+    `in_checkout` is a further fix in a checkout of jbuild. `safe` is a command that `--fix` runs: it deletes nothing
+    that cannot be made again, needs no more rights than the user's, and replaces nothing that runs.
     """
 
     id: str
     state: State
     fix: str
+    in_checkout: str | None = None
     safe: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRow:
-    """A check, with all its possible problems."""
+    """A check, with all its possible problems; `builds_only`: it matters only where images are built."""
 
     name: str
     why: str
+    builds_only: bool
     problems: tuple[CheckProblem, ...]
 
 
@@ -108,6 +112,8 @@ def problem(name: str, problem_id: str, text: str, *, fixable: bool = True, **va
     variables = {"python": sys.executable, **values}
     fix = tuple(word.format_map(variables) for word in row.safe) if fixable else ()
     mend = row.fix.format_map(variables)
+    if row.in_checkout and ENGINE_SCRIPT.is_file():
+        mend += f"; or, in the checkout of jbuild, {row.in_checkout}"
     return Check(name=name, state=row.state, found=text, why=check.why, mend=mend, fix=fix)
 
 
@@ -119,6 +125,7 @@ def _check(table: Table) -> CheckRow:
     row = CheckRow(
         name=table.string("name", pattern=r"[A-Za-z0-9 -]+", noun="a name"),
         why=table.string("why", pattern=".+", noun="a reason"),
+        builds_only=table.boolean("builds-only", default=False),
         problems=tuple(_problem(inner) for inner in table.tables("problems")),
     )
     table.done()
@@ -130,6 +137,7 @@ def _problem(table: Table) -> CheckProblem:
         id=table.string("id", pattern=r"[a-z0-9-]+", noun="a short name"),
         state=_STATES.get(table.string("state", pattern="|".join(_STATES), noun="warning or error"), "error"),
         fix=table.string("fix", pattern=".+", noun="a command or a sentence"),
+        in_checkout=table.optional_string("in-checkout"),
         safe=table.strings("safe"),
     )
     table.done()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from builder.errors import EngineError, JbuildError
 from builder.host.concurrency import TaskGroup
 from builder.host.engine.docker import find_engine
+from builder.host.paths import is_carried
 from builder.host.process import run
+from builder.jetson.device import this_device
 from builder.project.doctor import (
     base_check,
     disk_check,
@@ -19,7 +21,7 @@ from builder.project.doctor import (
     proxy_check,
     tools_check,
 )
-from builder.project.doctor.check_table import Check, DoctorContext, check_rows
+from builder.project.doctor.check_table import Check, DoctorContext, check_rows, skipped
 from builder.recipe.matrix import expand, job_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Recipe
 
 _WITHIN_S = 1200
+_NO_BUILDS = "only builds need it, and this machine only loads and runs images"
 _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
     tools_check.check,
     tools_check.engine,
@@ -44,10 +47,19 @@ _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
 )
 
 
+# Their checks matter only where images are built.
+_FOR_BUILDS = (network_check.check, base_check.check, disk_check.check)
+
+
 def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorContext:
-    """Return the context of the checks, with the engine if one answers."""
+    """Return the context of the checks, with the engine if one answers.
+
+    Without a recipe and a project with recipes, a Jetson, and a machine whose jbuild came with a bundle, build nothing.
+    """
     jobs = tuple(job_of(recipe, cell) for cell in expand(recipe) if not cell.impossible) if recipe else ()
-    case = DoctorContext(session=session, recipe=recipe, jobs=jobs)
+    builds = recipe is not None or (session.workspace.project / "recipes").is_dir()
+    builds = builds or not (is_carried() or this_device())
+    case = DoctorContext(session=session, recipe=recipe, jobs=jobs, builds=builds)
     try:
         return replace(case, engine=find_engine(session.workspace, session.config.gpu))
     except EngineError as error:
@@ -58,11 +70,13 @@ def doctor_context(session: Session, recipe: Recipe | None = None) -> DoctorCont
 def examine(case: DoctorContext) -> Iterator[Check]:
     """Yield the checks in the order of the table. They run in parallel, since most wait for servers."""
     order, results = list(check_rows()), list[Check]()
-    console = case.session.console
-    with console.task("checking", len(_CHECKS), unit="checks") as task, TaskGroup(len(_CHECKS)) as group:
-        for future in [group.submit(lambda check: list(check(case)), check) for check in _CHECKS]:
+    console, checks = case.session.console, [each for each in _CHECKS if case.builds or each not in _FOR_BUILDS]
+    with console.task("checking", len(checks), unit="checks") as task, TaskGroup(len(checks)) as group:
+        for future in [group.submit(lambda check: list(check(case)), check) for check in checks]:
             results += future.result()
             task.advance(1)
+    if not case.builds:
+        results += [skipped(row.name, _NO_BUILDS) for row in check_rows().values() if row.builds_only]
     yield from sorted(results, key=lambda check: order.index(check.name))
 
 

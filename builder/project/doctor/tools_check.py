@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from importlib.metadata import PackageNotFoundError, requires
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
@@ -13,6 +12,7 @@ from packaging.version import Version
 
 from builder.errors import JbuildError
 from builder.host.engine.gpu_access import BY_RUNTIME
+from builder.host.paths import ENGINE_SCRIPT
 from builder.host.process import find_program, run
 from builder.jetson.device import this_device
 from builder.pipeline.builders import ask, buildx
@@ -20,6 +20,7 @@ from builder.project.doctor.check_table import ok, problem, skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from builder.host.engine.docker import Engine
     from builder.project.doctor.check_table import Check, DoctorContext
@@ -28,8 +29,6 @@ _ANSWER_S = 20
 # Used in a checkout that is not installed, without package metadata.
 _LEAST_UV = "0.8"
 _ABSENT = "no socket"
-# The program that starts jbuild's own engine; only a checkout of jbuild has it.
-ENGINE_SCRIPT = Path(__file__).parents[3] / "scripts" / "engine"
 _NVIDIA_PROGRAM = "nvidia-container-runtime"
 
 
@@ -77,9 +76,10 @@ def engine(case: DoctorContext) -> Iterator[Check]:
         yield _no_engine(case)
         return
     yield ok("engine", f"Docker {found.version} at {found.endpoint}")
-    yield from _buildx(found, case.session.config.builders)
-    store = found.containerd_store
-    yield ok("image store", "containerd") if store else problem("image store", "old", "the engine's old store")
+    if case.builds:
+        yield from _buildx(found, case.session.config.builders)
+        store = found.containerd_store
+        yield ok("image store", "containerd") if store else problem("image store", "old", "the engine's old store")
     yield _runtime(found, case.root)
 
 

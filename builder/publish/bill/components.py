@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.foundry.cyclonedx import Component, properties, purl, sha256_entry
@@ -12,9 +11,8 @@ from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from builder.model.builds import LockedBuild
     from builder.model.images import SlimmedWheel
     from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.model_files import LockedModel
@@ -25,31 +23,18 @@ if TYPE_CHECKING:
 _HUB_SOURCE = re.compile(r"hf://([^/@\s]+)/([^/@\s]+)(@.*)?")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WheelChanges:
-    """How the content of a wheel differs from an index's: what it lost, and the build that made it."""
-
-    slimmed: SlimmedWheel | None = None
-    build: LockedBuild | None = None
-
-
-def wheel_component(wheel: LockedWheel, metadata: bytes | None, changes: WheelChanges | None = None) -> Component:
+def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: SlimmedWheel | None = None) -> Component:
     """Return the component of a wheel.
 
     What is left of a slimmed wheel has no file with a hash: the hash is that of its ancestor.
     """
-    slimmed, build = (changes.slimmed, changes.build) if changes else (None, None)
     reference = purl("pypi", wheel.name, version=wheel.version)
     identity = {"type": "library", "name": wheel.name, "version": wheel.version, "purl": reference}
     changed = {"slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
-    pedigree = {"pedigree": _source_pedigree(build)} if build else {}
-    if slimmed:
-        pedigree = {"pedigree": _pedigree({**identity, **pedigree}, slimmed)}
     return {
         **identity,
         "bom-ref": reference,
-        **({} if slimmed else {"hashes": [sha256_entry(wheel.sha256)]}),
-        **pedigree,
+        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [sha256_entry(wheel.sha256)]}),
         "properties": properties(filename=wheel.filename, index=wheel.index, **changed),
         **_with_licences(licences(metadata)),
     }
@@ -57,41 +42,32 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, changes: WheelCh
 
 def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
-    rules = slimmed.rules
-    sms = ", ".join(map(dotted_sm, rules.sms))
-    cubins = slimmed.cubins
-    compiled = f"; ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules" if cubins else ""
-    same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
     return {
         "ancestors": [{**identity, "hashes": [sha256_entry(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
-        "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
-        f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
-        f"{compiled}",
+        "notes": "; ".join([*_code_notes(slimmed), *_file_notes(slimmed)]),
     }
 
 
-def _source_pedigree(build: LockedBuild) -> dict[str, Any]:
-    """Return what a built wheel was made of: its source, and the patches of it."""
-    source, qualifiers = build.source, dict[str, str]()
-    if source.kind == "git":
-        qualifiers = {"vcs_url": f"git+{source.location}@{source.commit}"}
-    ancestor = {
-        "type": "library",
-        "name": build.name,
-        "version": build.version,
-        "purl": purl("pypi", build.name, version=build.version, **qualifiers),
-        "hashes": [sha256_entry(source.sha256)],
-    }
-    names = ", ".join(f"{patch.name} (sha256 {patch.sha256})" for patch in build.patches)
-    target = build.target
-    gpus = f" for SM {', '.join(target.gpus)}" if target.gpus else ""
-    notes = f"jbuild built it from {source.words}{gpus}, Python {target.python} and glibc {target.glibc}"
-    return {
-        "ancestors": [ancestor],
-        **({"patches": [{"type": "unofficial"} for _ in build.patches]} if build.patches else {}),
-        "notes": f"{notes}; patches: {names}" if names else notes,
-    }
+def _code_notes(slimmed: SlimmedWheel) -> Iterator[str]:
+    rules, cubins = slimmed.rules, slimmed.cubins
+    if rules.sms:
+        sms = ", ".join(map(dotted_sm, rules.sms))
+        same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
+        went = f"{slimmed.removed} of {slimmed.before} bytes of libraries went"
+        yield (
+            f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
+            f"lower minors of the same major {same_major}): {went}"
+        )
+    if cubins:
+        yield f"ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules"
+
+
+def _file_notes(slimmed: SlimmedWheel) -> Iterator[str]:
+    globs = slimmed.rules.exclude_files
+    if globs:
+        counted = "" if slimmed.rules.sms else f": {slimmed.removed} bytes"
+        yield f"the recipe excludes the files {', '.join(globs)}{counted}"
 
 
 def distribution_component(distribution: PythonDistribution, reference: str) -> Component:

@@ -12,6 +12,7 @@ from builder.errors import DiskError, UsageError
 from builder.host.files import atomic_file, disk_errors, is_left_over, set_mode, write_text
 from builder.model.bundles import (
     BUNDLE_FILE,
+    EVIDENCE_FOLDER,
     PARTS_FILE,
     PARTS_FOLDER,
     PROJECT_FOLDER,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from builder.model.bundles import Bundle
 
 _LAST = (BUNDLE_FILE, PARTS_FILE)
-_FOLDERS = ("blobs", "evidence", "jbuild", PROJECT_FOLDER, PARTS_FOLDER, VERDICT_FOLDER)
+_FOLDERS = ("blobs", EVIDENCE_FOLDER, "jbuild", PROJECT_FOLDER, PARTS_FOLDER, VERDICT_FOLDER)
 _FILES = ("oci-layout", "index.json", "manifest.json", "README.md", "load.sh", SUMS_FILE, UNFINISHED_FILE, *_LAST)
 
 

@@ -6,11 +6,15 @@ import json
 import tarfile
 from typing import TYPE_CHECKING, cast
 
+from builder.errors import JbuildError
 from builder.host import records
 from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PARTS_FOLDER, UNFINISHED_FILE, Bundle
+from builder.publish.bundle.bundle_records import parse_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from builder.model.images import Image
 
 _FLAWS = (OSError, ValueError, KeyError, TypeError, RecursionError, tarfile.TarError)
 
@@ -30,10 +34,26 @@ def cell_of_bundle(folder: Path) -> tuple[str, str] | None:
 def read_bundle(folder: Path) -> Bundle | None:
     """Return the record of a bundle, split or not; None if the folder is not one."""
     try:
-        content = _record_in_parts(folder) if (folder / PARTS_FILE).is_file() else (folder / BUNDLE_FILE).read_bytes()
-        return cast("Bundle", records.from_json(json.loads(content), Bundle))
+        return cast("Bundle", records.from_json(json.loads(_record_content(folder)), Bundle))
     except _FLAWS:
         return None
+
+
+def unverified_image(folder: Path) -> Image | None:
+    """Return the image that a bundle's record describes; None if the record is not valid.
+
+    Nobody has compared the bundle's files with the record yet, which takes minutes.
+    """
+    try:
+        content = _record_content(folder)
+        return parse_bundle(content, str(folder)).image
+    except (JbuildError, *_FLAWS):
+        # The verification names the flaw.
+        return None
+
+
+def _record_content(folder: Path) -> bytes:
+    return _record_in_parts(folder) if (folder / PARTS_FILE).is_file() else (folder / BUNDLE_FILE).read_bytes()
 
 
 def _record_in_parts(folder: Path) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.host.json_documents import decode_json
 from builder.host.units import size_of
+from builder.model.bundles import EVIDENCE_FOLDER
 from builder.publish import statements
 from builder.publish.bundle.members import BundleMember, text_member
 
@@ -22,6 +23,10 @@ _SIGNED_SBOM = "signed-sbom"
 _LAYOUT = "tar -cf - oci-layout index.json manifest.json blobs"
 _PARTS = "cat parts/*"
 _GPU = " --device nvidia.com/gpu=all"
+_NEEDS = (
+    "; it must have the image {since} already, and only containerd's store finds the layers of that image: "
+    "load the bundle with jbuild, or use a whole bundle"
+)
 _OTHERWISE = "\nFor an engine without CDI devices, write --runtime nvidia instead of --device nvidia.com/gpu=all."
 
 
@@ -82,7 +87,7 @@ def evidence_members(evidence: Evidence) -> Iterator[BundleMember]:
         with artifact.blobs[-1].open(0) as file:
             content, _ = statements.opened(file.read(), artifact.name)
         text = json.dumps(decode_json(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        yield text_member(f"evidence/{artifact.name}.json", text)
+        yield text_member(f"{EVIDENCE_FOLDER}/{artifact.name}.json", text)
 
 
 def _readme(facts: BundleFacts, *, split: bool) -> str:
@@ -105,7 +110,7 @@ def _readme(facts: BundleFacts, *, split: bool) -> str:
 
 
 def _script(facts: BundleFacts, *, split: bool) -> str:
-    missing = f"; it must have the image {facts.since} already" if facts.missing else ""
+    missing = _NEEDS.format(since=facts.since) if facts.missing else ""
     values: Mapping[str, str] = {
         "@NAME@": facts.name,
         "@STREAM@": _PARTS if split else _LAYOUT,

@@ -18,7 +18,7 @@ from builder.lock.solve import SolveRequest, solve
 from builder.model.recipes import Spec
 from builder.publish.bundle.members import BundleMember, text_member
 from builder.publish.bundle.own_wheel import installed_jbuild, own_wheel
-from builder.remote.registry.upload import FileBlob
+from builder.remote.registry.upload import file_blob
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def jbuild_members(platform: Platform, session: Session, pythons: Sequence[str] 
     yield own
     for wheel in sorted(wheels.values(), key=lambda wheel: wheel.filename):
         path = session.workspace.wheel(wheel.sha256, wheel.filename)
-        yield BundleMember(path=f"{FOLDER}/wheels/{wheel.filename}", blob=FileBlob(path, f"sha256:{wheel.sha256}"))
+        yield BundleMember(path=f"{FOLDER}/wheels/{wheel.filename}", blob=file_blob(path, f"sha256:{wheel.sha256}"))
 
 
 def _locked(platform: Platform, session: Session) -> _PythonWheels:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from builder.errors import IntegrityError
 from builder.host.concurrency import Progress, TaskGroup
+from builder.host.units import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,7 @@ def check_files(checks: Sequence[FileCheck], noun: str, folder: Path, console: C
             wrong[index] = f"{checks[index].name} {flaw}"
     if wrong:
         raise _refusal([wrong[index] for index in sorted(wrong)], f"{len(wrong)} of {len(checks)} {noun}", folder)
+    console.say(f"verified {len(checks)} {noun}, {size_of(total)}")
 
 
 def open_plain(folder: Path, file: BundleFile) -> IO[bytes]:

@@ -11,7 +11,7 @@ from builder.host.json_documents import decode_json
 from builder.image.oci.layout import blob, open_blob
 from builder.model.images import Descriptor
 from builder.publish.evidence import Artifact, Evidence
-from builder.publish.image_source import ImageSource, LayoutBlob, ordered
+from builder.publish.image_source import ImageSource, layout_blob, ordered
 from builder.remote.registry.cosign_images import CosignLayer, CosignTag, cosign_tag
 from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.referrers import Referrer
@@ -59,7 +59,7 @@ def image_in_bundle(bundle: OpenBundle) -> ImageSource:
     missing = {descriptor.digest for descriptor in bundle.bundle.missing}
     present = [descriptor for descriptor in (*image.layers, image.config) if descriptor.digest not in missing]
     blobs: tuple[BlobSource, ...] = (
-        *(LayoutBlob(root, descriptor.digest, descriptor.size) for descriptor in present),
+        *(layout_blob(root, descriptor.digest, descriptor.size) for descriptor in present),
         *(AbsentBlob(str(bundle.folder), descriptor.digest, descriptor.size) for descriptor in bundle.bundle.missing),
     )
     content = blob(root, image.digest).read_bytes()
@@ -106,7 +106,7 @@ def _artifact(bundle: OpenBundle, entry: dict[str, Any], manifest: bytes) -> Art
     annotations = {str(key): str(value) for key, value in (entry.get("annotations") or {}).items()}
     kind = str(entry.get("artifactType") or "")
     blobs = {
-        part["digest"]: LayoutBlob(bundle.root, part["digest"], _checked(bundle, part)) for part in parts_of(manifest)
+        part["digest"]: layout_blob(bundle.root, part["digest"], _checked(bundle, part)) for part in parts_of(manifest)
     }
     if not blobs:
         raise ValueError("not an artifact")

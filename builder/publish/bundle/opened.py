@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, UsageError
 from builder.host.files import disk_errors, temp_folder
 from builder.image.oci import virtual_blob
-from builder.model.bundles import BUNDLE_FILE, PARTS_FILE, PARTS_FOLDER, PROJECT_FOLDER, UNFINISHED_FILE
+from builder.model.bundles import (
+    BUNDLE_FILE,
+    EVIDENCE_FOLDER,
+    PARTS_FILE,
+    PARTS_FOLDER,
+    PROJECT_FOLDER,
+    UNFINISHED_FILE,
+)
 from builder.publish.bundle.bundle_records import LONGEST_RECORD, parse_bundle, parse_parts
 from builder.publish.bundle.checksums import check_others, check_record, read_checksums
 from builder.publish.bundle.file_checks import FileCheck, check_files, open_plain
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from builder.publish.bundle.parts_archive import ArchiveMember
 
 # Folders of a split bundle whose files are copied out of the parts.
-_COPIED = (BLOBS, "evidence/", f"{PROJECT_FOLDER}/")
+_COPIED = (BLOBS, f"{EVIDENCE_FOLDER}/", f"{PROJECT_FOLDER}/")
 # Larger blobs stay in the parts.
 _LARGEST_COPY = 16 << 20
 
@@ -131,7 +138,7 @@ def _open_parts(folder: Path, root: Path, session: Session) -> OpenBundle:
     within = [
         FileCheck(name=file.path, file=file, open=partial(archive.open, members[file.path])) for file in bundle.files
     ]
-    check_files(within, "files", folder, session.console)
+    check_files(within, "files in the parts", folder, session.console)
     with disk_errors(root):
         _copy_small(archive, members, record, root)
     check_layout(root, bundle, folder)

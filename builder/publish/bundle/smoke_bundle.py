@@ -15,6 +15,8 @@ from builder.host.engine.docker import find_engine
 from builder.host.file_locks import in_use
 from builder.host.files import check_writable
 from builder.host.paths import BundleWorkspace
+from builder.host.units import size_of
+from builder.jetson.device import has_gpu_driver
 from builder.lock import lockfile
 from builder.model.bundles import VERDICT_FOLDER
 from builder.model.locks import Locked
@@ -24,6 +26,7 @@ from builder.pipeline.cell import start
 from builder.pipeline.history import StageResult
 from builder.pipeline.runner import alone
 from builder.publish.bundle.bundle_job import job_of_bundle
+from builder.publish.bundle.bundle_reading import unverified_image
 from builder.publish.bundle.engine_loading import load_into_engine
 from builder.publish.bundle.opened import open_bundle
 from builder.publish.trust import write_statement
@@ -68,6 +71,7 @@ def smoke_bundle(folder: Path, session: Session, options: RunOptions, level: str
         IntegrityError: the bundle is damaged.
         DiskError: the verdict cannot be written.
     """
+    _check_machine(folder, session, level)
     with in_use(session.workspace), open_bundle(folder, session) as bundle:
         engine = find_engine(session.workspace, session.config.gpu)
         require_level(bundle.bundle.image, engine, level)
@@ -76,6 +80,25 @@ def smoke_bundle(folder: Path, session: Session, options: RunOptions, level: str
         with alone(run), session.console.working_on(run.job.cell.id):
             _show_last_end(run)
             return _recorded_run(bundle, run, engine)
+
+
+def _check_machine(folder: Path, session: Session, level: str | None) -> None:
+    """Refuse a machine that cannot test the image, before the bundle's files are read: that takes minutes.
+
+    Raises:
+        EngineError: no engine answers, or it cannot reach the level.
+        UsageError: the image cannot reach the level on any machine.
+        DiskError: the verdict cannot be written.
+    """
+    image = unverified_image(folder)
+    if image is None:
+        return
+    engine = find_engine(session.workspace, session.config.gpu)
+    require_level(image, engine, level)
+    results = folder.resolve() / VERDICT_FOLDER
+    _check_results(results if results.exists() else results.parent)
+    if level == "gpu" and engine.is_local and not has_gpu_driver():
+        session.console.warn("this machine shows no driver of an NVIDIA GPU: level gpu may be out of reach")
 
 
 def _run_of(bundle: OpenBundle, session: Session, options: RunOptions) -> CellRun:
@@ -126,7 +149,12 @@ def _verdict(bundle: OpenBundle, run: CellRun, engine: Engine) -> Verdict:
     session = run.session
     run.on_step("loading the image into the engine")
     # The image stays, whatever follows: the next run does not load it again.
-    load_into_engine(bundle, engine, session)
+    image = load_into_engine(bundle, engine, session)
+    session.console.say(
+        f"{image.name} is in the engine already: nothing was sent"
+        if image.present
+        else f"loaded {image.name}, {size_of(bundle.bundle.image.size)}"
+    )
     try:
         verdict = STAGE.make(run)
     except SmokeFailedError as failed:

@@ -25,6 +25,7 @@ import sys
 sys.path.insert(0, __file__.rpartition("/")[0])
 runpy.run_module("builder", run_name="__main__", alter_sys=True)
 """
+# As `CARRIED_PROGRAM` of `builder/host/paths.py`.
 _PROGRAM_NAME = "start_jbuild.py"
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import requests
@@ -62,30 +62,40 @@ class BlobSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FileBlob:
-    """A file on disk; `digest` is that of its content."""
+class DiskBlob:
+    """A blob on disk; `size` in bytes. `content` opens it, and `corruption` compares it with its digest."""
 
-    file: Path
     digest: str
-
-    @property
-    def size(self) -> int:
-        """The file's size in bytes."""
-        return self.file.stat().st_size
+    size: int
+    content: Callable[[], AbstractContextManager[IO[bytes]]]
+    corruption: Callable[[], JbuildError | None]
 
     @contextmanager
     def open(self, offset: int) -> Iterator[Readable]:
-        """Open the file's bytes from an offset on."""
-        with self.file.open("rb") as file:
+        """Open the blob's bytes from an offset on."""
+        with self.content() as file:
             file.seek(offset)
             yield file
 
     def find_corruption(self) -> JbuildError | None:
-        """Return an error if the file does not have the digest."""
-        if f"sha256:{sha256_of(self.file)}" == self.digest:
-            return None
-        hint = "remove the file, then run the same command again"
-        return IntegrityError("a cached file does not match its digest", where=str(self.file), hint=hint)
+        """Return an error if the content does not have the digest."""
+        return self.corruption()
+
+
+def file_blob(file: Path, digest: str) -> DiskBlob:
+    """Return a cached file as a blob.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return DiskBlob(digest, file.stat().st_size, lambda: file.open("rb"), partial(_file_corruption, file, digest))
+
+
+def _file_corruption(file: Path, digest: str) -> JbuildError | None:
+    if f"sha256:{sha256_of(file)}" == digest:
+        return None
+    hint = "remove the file, then run the same command again"
+    return IntegrityError("a cached file does not match its digest", where=str(file), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
