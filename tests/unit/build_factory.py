@@ -1,36 +1,27 @@
-"""Builds of packages on paper, and their wheels."""
+"""Builds of a cell's packages on paper, and their wheels."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from built_wheels import make_build, make_target
 from factories import make_locked_wheel
 
-from builder.model.builds import BuildPatch, BuildSource, BuildTarget, BuiltWheel, LockedBuild
+from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
 
 if TYPE_CHECKING:
     from builder.host.session import Session
-    from builder.model.builds import BuildSpec
+    from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
     from builder.model.wheels import LockedWheel
 
 SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
-TARGET = BuildTarget(architecture="arm64", python="3.12", glibc="2.39", gpus=("8.7",), cuda="13.0")
 
 
-def make_build(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
-    """Return the build of a package from its source archive, for SM 8.7."""
-    facts: dict[str, Any] = {
-        "source": SOURCE,
-        "target": TARGET,
-        "machine": "amd64",
-        "toolchain": "cuda-13.0",
-        "compiler": "12.2.0-14",
-        "interpreter": "3.12.1",
-        "tools": (),
-        "requirements": (),
-    }
-    return LockedBuild(name=name, version=version, **(facts | changes))
+def build_of(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
+    """Return the build of a package from its source archive, for SM 8.7, without torch and tools."""
+    facts: dict[str, Any] = {"source": SOURCE, "target": make_target(torch=None), "patches": (), "tools": ()}
+    return make_build(name=name, version=version, requirements=(), **(facts | changes))
 
 
 def lock_on_paper(
@@ -43,7 +34,7 @@ def lock_on_paper(
         for name in spec.patches
     )
     facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
-    return make_build(spec.name, spec.version or "", **facts)
+    return build_of(spec.name, spec.version or "", **facts)
 
 
 def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:

@@ -500,6 +500,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "programs",
         "packed",
         "systems",
-        "sources",
+        "foundry",
         "built",
     }
