@@ -140,7 +140,7 @@ def _marked(match: re.Match[str], _jobs: int) -> tuple[str, str]:
 def _network(_match: re.Match[str], _jobs: int) -> tuple[str, str]:
     return (
         "the build asked for the network, which its sandbox does not have",
-        "make what it downloads an input: a Git source with submodules, a folder that a variable names, or `build-requires`",
+        "make the download an input: a Git source with submodules, a folder that a variable names, or `build-requires`",
     )
 
 

@@ -48,7 +48,7 @@ def _check_requirements(backend: Any) -> None:
     if missing:
         names = ", ".join(missing)
         sys.exit(
-            f"jbuild: the project also needs {names} to build: add it to `build-requires` of the package, and lock again"
+            f"jbuild: the project also needs {names} to build: add it to `build-requires`, then run `jbuild lock` again"
         )
 
 
