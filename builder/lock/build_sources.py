@@ -153,7 +153,6 @@ def source_folder(source: PackageSource, session: Session) -> Path:
 
     Raises:
         LockError: there is none, or it is outside the project.
-        NetworkError: the repository does not answer.
     """
     if source.folder is None:
         return checkout(source.git or "", source.commit or "", session)

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from typing import TYPE_CHECKING
 
-from builder.errors import NetworkError, ProgramFailedError
+from builder.errors import LockError, ProgramFailedError
 from builder.host.files import atomic_folder, mark_used
 from builder.host.process import run
 
@@ -25,7 +25,7 @@ def checkout(url: str, commit: str, session: Session) -> Path:
     """Return the files of a commit with those of its submodules; each commit is fetched once.
 
     Raises:
-        NetworkError: the repository does not answer, or does not have the commit.
+        LockError: the repository does not answer, or does not have the commit.
         EngineError: git is missing.
     """
     key = hashlib.sha256(f"{url}\n{commit}".encode()).hexdigest()
@@ -46,7 +46,7 @@ def _fetch(url: str, commit: str, folder: Path) -> None:
         _git(folder, "submodule", "update", "--quiet", "--init", "--recursive", "--depth", "1")
     except ProgramFailedError as error:
         hint = "check the address and the commit; a server may refuse commits that no branch or tag has"
-        raise NetworkError(f"commit {commit} cannot be fetched", where=url, hint=hint, log=error.output) from error
+        raise LockError(f"git cannot fetch {commit}", where=url, hint=hint, log=error.output) from error
     for path in [folder / ".git", *folder.rglob(".git")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

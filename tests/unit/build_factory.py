@@ -1,49 +1,54 @@
-"""Builds of a cell's packages on paper, and their wheels."""
+"""Locked builds, without anything that they name."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from built_wheels import make_build, make_target
-from factories import make_locked_wheel
+from builder.model.builds import BuildSource, BuildTarget, LockedBuild, ToolFile
+from builder.model.wheels import LockedWheel
 
-from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
-
-if TYPE_CHECKING:
-    from builder.host.session import Session
-    from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
-    from builder.model.wheels import LockedWheel
-
-SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
+COMPILER = "gcc-12-aarch64-linux-gnu_12.2.0-14cross1_amd64.deb"
 
 
-def build_of(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
-    """Return the build of a package from its source archive, for SM 8.7, without torch and tools."""
-    facts: dict[str, Any] = {"source": SOURCE, "target": make_target(torch=None), "patches": (), "tools": ()}
-    return make_build(name=name, version=version, requirements=(), **(facts | changes))
+def new_target(**changes: Any) -> BuildTarget:
+    """A Thor-like target with torch."""
+    values: dict[str, Any] = {
+        "architecture": "arm64",
+        "python": "3.12",
+        "glibc": "2.39",
+        "gpus": ("8.7", "11.0"),
+        "cuda": "13.0",
+        "torch": new_wheel("torch-2.11.0-cp312-cp312-manylinux_2_28_aarch64.whl"),
+    }
+    return BuildTarget(**{**values, **changes})
 
 
-def lock_on_paper(
-    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
-) -> LockedBuild:
-    """Return a build without compilers, which the foundry finds in the machine's package sources."""
-    del session
-    patches = tuple(
-        BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
-        for name in spec.patches
+def new_wheel(filename: str) -> LockedWheel:
+    """A wheel that exists nowhere."""
+    name, version = filename.split("-")[:2]
+    return LockedWheel(
+        name=name, version=version, filename=filename, url=f"https://index.example/{filename}", sha256="c" * 64
     )
-    facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
-    return build_of(spec.name, spec.version or "", **facts)
 
 
-def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:
-    """Return the wheel of a build."""
-    facts: dict[str, Any] = {"origin": "built", "seconds": 61.0, "units": 3}
-    return BuiltWheel(fingerprint=build.fingerprint, wheel=wheel_of(build), **(facts | changes))
+def new_tool(filename: str = COMPILER, role: str = "system", **changes: Any) -> ToolFile:
+    """A file of a toolchain."""
+    values: dict[str, Any] = {"url": f"https://archive.example/{filename}", "sha256": "d" * 64}
+    return ToolFile(role=role, filename=filename, **{**values, **changes})  # type: ignore[arg-type]
 
 
-def wheel_of(build: LockedBuild) -> LockedWheel:
-    """Return the finished wheel of a build."""
-    filename = f"{build.name}-{build.version}+jbuild.1-cp312-cp312-manylinux_2_34_aarch64.whl"
-    return make_locked_wheel(build.name, f"{build.version}+jbuild.1", filename=filename, url="urn:jbuild:wheel")
+def new_build(**changes: Any) -> LockedBuild:
+    """A build on an x86-64 machine for arm64."""
+    values: dict[str, Any] = {
+        "name": "axpyx",
+        "version": "0.1",
+        "source": BuildSource(kind="folder", location="axpyx", sha256="a" * 64),
+        "target": new_target(),
+        "machine": "amd64",
+        "toolchain": "cuda-13.0",
+        "compiler": "12.2.0-14cross1",
+        "interpreter": "3.12.1",
+        "tools": (new_tool(),),
+        "requirements": (new_wheel("ninja-1.13.2-py3-none-manylinux_2_17_x86_64.whl"),),
+    }
+    return LockedBuild(**{**values, **changes})

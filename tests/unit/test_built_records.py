@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from build_factory import SOURCE, build_of, make_built, wheel_of
+from cell_builds import SOURCE, build_of, make_built, wheel_of
 from factories import make_job, make_lock, make_locked_wheel, make_plan, make_run, make_spec
 from report_parts import Made
 from result_factory import result

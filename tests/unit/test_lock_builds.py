@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from build_factory import lock_on_paper
+from cell_builds import lock_on_paper
 from factories import DIGEST, make_job, make_locked_wheel, make_spec, make_wheel
 from sources import make_sdist
 from tiny_index import TinyIndex, tiny_index
 
-from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.errors import IntegrityError, LockError, NoWheelsError
 from builder.host.config import Config
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
@@ -265,7 +265,7 @@ def test_a_commit_of_a_repository(session: Session, public: TinyIndex, tmp_path:
     assert (build.version, build.source.kind, build.source.commit) == ("4.0", "git", commit)
     package = {"name": "ext", "version": "4.0", "vcs": {"type": "git", "url": repository.as_uri(), "commit-id": commit}}
     assert package in document(session)["packages"]
-    with pytest.raises(NetworkError, match="cannot be fetched"):
+    with pytest.raises(LockError, match="git cannot fetch 0000"):
         lock(cell(listed(source=PackageSource(git=repository.as_uri(), commit="0" * 40))), session)
 
 
