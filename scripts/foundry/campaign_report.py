@@ -34,7 +34,7 @@ def write_report(path: Path, trials: Sequence[Trial], cell: Cell) -> None:
 
 
 def _table(trials: Iterable[Trial]) -> Iterator[str]:
-    yield "| package | build | tags | compiled files | CPU and wall seconds of the build | imported modules |"
+    yield "| package | build | tags | compiled files | seconds | imported modules |"
     yield "|---|---|---|---|---|---|"
     for trial in trials:
         tags = "-".join(trial.wheel.removesuffix(".whl").split("-")[-3:]) if trial.wheel else ""
