@@ -26,6 +26,11 @@ _ERROR = re.compile(
     r"\S+:[0-9]+(?::[0-9]+)?: (?:fatal )?error\b|\S+\([0-9]+\): (?:catastrophic )?error\b|\S*ld: |\S+: fatal error: "
     r"|nvcc error|CMake Error"
 )
+_SOURCE = re.compile(r"(?P<file>[^\s:()]+)(?::[0-9]+:[0-9]+|\([0-9]+\)): (?:fatal )?error\b")
+_BUILD_FOLDER = re.compile(r"^/build/source/(?:build/temp[^/]*/)?")
+# The whole command of a failed compiler, which setuptools repeats.
+_REPEATED = re.compile(r"error: [Cc]ommand ")
+_OWN_FRAME = re.compile(r'  File "(?:<string>|/build/source/)')
 # Programs of the sandbox mark the sentence that explains a failure.
 _MARKED = re.compile(r"\bjbuild: (?P<text>.+)")
 _KILLED = re.compile(r"\bKilled\b|signal 9\b|SIGKILL|exit status -9\b|\[code=137\]")
@@ -33,6 +38,10 @@ _NETWORK = re.compile(
     r"Temporary failure in name resolution|Could not resolve host|Name or service not known|Network is unreachable"
 )
 _GCC_TOO_NEW = re.compile(r"unsupported GNU version! gcc versions later than (?P<newest>[0-9]+)")
+_PROGRAM = re.compile(
+    r"(?:sh: |: line )[0-9]+: (?P<name>[\w.+-]+): (?:command )?not found"
+    r"|FileNotFoundError: \[Errno 2\] No such file or directory: '(?P<file>[\w.+-]+)'"
+)
 _MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): No module named '(?P<name>[\w.]+)'")
 _HEADER = re.compile(r"fatal error: (?P<name>\S+): No such file or directory")
 
@@ -51,8 +60,11 @@ def failure_of(build: LockedBuild, lines: Sequence[str], code: int, jobs: int) -
         if matches:
             message, hint = explain(matches[-1], jobs)
             return BuildError(message, where=where, hint=hint, log=log)
+    unit = unit or _source_of(shown)
     if unit:
-        return BuildError(f"{unit} does not compile", where=where, hint="a patch of the source can fix it", log=log)
+        return BuildError(
+            f"{_short(unit)} does not compile", where=where, hint="a patch of the source can fix it", log=log
+        )
     return BuildError("the project's build failed", where=where, hint="the log above names the cause", log=log)
 
 
@@ -61,14 +73,38 @@ def failed_unit(lines: Sequence[str]) -> str | None:
     return next((match["unit"] for line in lines if (match := _FAILED.search(line))), None)
 
 
+def _source_of(shown: Sequence[str]) -> str | None:
+    """Return the source file of the first error of a compiler, for builds without ninja."""
+    return next((match["file"] for line in shown if (match := _SOURCE.match(line))), None)
+
+
+def _short(unit: str) -> str:
+    return _BUILD_FOLDER.sub("", unit)
+
+
 def cause_lines(lines: Sequence[str]) -> list[str]:
     """Return the lines that explain a failure: the first errors of the failed unit, or else the last lines."""
     output = _unit_output(lines)
+    output = [line for line in output if not _REPEATED.match(line)]
     errors = [number for number, line in enumerate(output) if _ERROR.match(line)]
     if errors:
         # Later errors mostly follow from the first ones.
         return output[max(0, errors[0] - 2) :][:_LONGEST_LOG]
-    return output[-_LONGEST_LOG:]
+    return _own_frames(output)[-_LONGEST_LOG:]
+
+
+def _own_frames(lines: list[str]) -> list[str]:
+    """Return the end of the output; of a traceback, only the frames of the project and the exception."""
+    start = max((number for number, line in enumerate(lines) if line.startswith("Traceback ")), default=None)
+    if start is None:
+        return lines
+    frames, rest = list[str](), lines[start + 1 :]
+    end = next((number for number, line in enumerate(rest) if not line.startswith(" ")), len(rest))
+    for number, line in enumerate(rest[:end]):
+        if _OWN_FRAME.match(line):
+            # A frame may be followed by its code, which is indented more.
+            frames += [line, *(text for text in rest[number + 1 : number + 2] if text.startswith("    "))]
+    return [*frames, *rest[end:]]
 
 
 def _unit_output(lines: Sequence[str]) -> list[str]:
@@ -115,6 +151,14 @@ def _gcc_too_new(match: re.Match[str], _jobs: int) -> tuple[str, str]:
     )
 
 
+def _program(match: re.Match[str], _jobs: int) -> tuple[str, str]:
+    name = match["name"] or match["file"]
+    return (
+        f"the build runs the program {name}, which its sandbox lacks",
+        f'add its package (`requires = ["{name}"]` of the build), then run `jbuild lock` again, or patch the call away',
+    )
+
+
 def _module(match: re.Match[str], _jobs: int) -> tuple[str, str]:
     name = match["name"].partition(".")[0]
     return (
@@ -135,6 +179,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], _Explain], ...] = (
     (_GCC_TOO_NEW, _gcc_too_new),
     (_KILLED, _killed_compiler),
     (_NETWORK, _network),
+    (_PROGRAM, _program),
     (_MODULE, _module),
     (_HEADER, _header),
 )

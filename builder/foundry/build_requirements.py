@@ -41,8 +41,11 @@ _FORMAT = 1
 _LEGACY = ("setuptools>=40.8.0", "wheel")
 # The hook's own, and ninja, which resumes builds.
 _ALWAYS = ("packaging", "ninja", "tomli; python_version < '3.11'")
-# What torch's `cpp_extension`, and projects that are usually built without isolation, import.
+# What torch's `cpp_extension`, and projects that are usually built without isolation, import; setuptools 82 has no
+# `pkg_resources`, which many of them use.
 _WITH_TORCH = ("setuptools<82", "wheel", "typing-extensions", "psutil", "numpy", "jinja2")
+# What backends ask for only while they run, by the word in pyproject.toml that leads to it.
+_ASKED_LATER = {"scikit_build_core": "cmake", "skbuild": "cmake", "setuptools_scm": "setuptools-scm"}
 _MACHINES: dict[str, Architecture] = {"x86_64": "amd64", "aarch64": "arm64"}
 # All wheels for it run in sandboxes of Debian 11, Ubuntu 20.04 and later.
 _GLIBC = "2.28"
@@ -87,7 +90,7 @@ def lock_requirements(
     """
     system = project_table(source).get("build-system", {})
     stated = [text for text in system.get("requires", _LEGACY) if _name(text) != "torch"]
-    requires = (*stated, *_ALWAYS, *(_WITH_TORCH if torch else ()), *spec.requires)
+    requires = (*stated, *_asked_later(source), *_ALWAYS, *(_WITH_TORCH if torch else ()), *spec.requires)
     machine = Platform(
         name="the building machine",
         architecture=building_machine(),
@@ -104,6 +107,12 @@ def lock_requirements(
         message = f"the build requirements of {spec.name} have no wheels for this machine"
         hint = "relax them with a patch of pyproject.toml, or with `requires` of the build"
         raise NoWheelsError(message, where=", ".join(requires), hint=hint, log=error.log) from error
+
+
+def _asked_later(source: Path) -> list[str]:
+    path = source / "pyproject.toml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [requirement for word, requirement in _ASKED_LATER.items() if word in text]
 
 
 def _name(text: str) -> str:

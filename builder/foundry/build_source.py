@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
@@ -106,13 +107,18 @@ def _lock_archive(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
 
 def _page(name: str, session: Session) -> ProjectPage:
     client = client_of(session.config, session.workspace.index_states)
-    url = default_address(session)
-    default = [Index(name=_DEFAULT, addresses=(Address(url=url),))] if url else []
-    for index in (*own_indexes(), *default):
+    for index in (*own_indexes(), *_default_index(session)):
         page = client.page(index, str(canonicalize_name(name)))
         if page:
             return page
     raise LockError(f"no index has {name}", hint="name its repository: `source = { git = …, commit = … }`")
+
+
+@lru_cache(maxsize=4)
+def _default_index(session: Session) -> tuple[Index, ...]:
+    """Return uv's default index, whose address uv itself is asked for; cached, since that takes a second."""
+    url = default_address(session)
+    return (Index(name=_DEFAULT, addresses=(Address(url=url),)),) if url else ()
 
 
 def project_files(name: str, session: Session) -> tuple[IndexFile, ...]:

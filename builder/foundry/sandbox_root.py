@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
@@ -32,7 +33,7 @@ _EXCLUDED = ("doc", "man", "locale", "info", "perl", "bash-completion", "gdb", "
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _USERS = "root:x:0:0:root:/root:/bin/sh\nbuild:x:1000:1000:build:/build/home:/bin/sh\n"
 _GROUPS = "root:x:0:\nbuild:x:1000:\n"
-_COMPILER = re.compile(r"gcc-(?P<major>[0-9]+)(?:-[a-z0-9_]+-linux-gnu)?_(?P<version>[^_]+)_[a-z0-9]+\.deb")
+_COMPILER = re.compile(r"gcc-(?P<major>[0-9]+)(?:-[a-z0-9-]+-linux-gnu)?_(?P<version>[^_]+)_[a-z0-9]+\.deb")
 _OLDEST_GCC = 9
 
 
@@ -41,8 +42,11 @@ def triplet(architecture: Architecture) -> str:
     return _TRIPLETS[architecture]
 
 
+@cache
 def system_packages(machine: Architecture, target: Architecture, newest_gcc: int) -> tuple[ToolFile, ...]:
     """Return the packages of a sandbox: programs, and the host compiler, of a version that nvcc accepts.
+
+    All builds of a process share them, since apt takes seconds.
 
     Raises:
         BuildError: the machine's sources have none.
