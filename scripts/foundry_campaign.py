@@ -52,9 +52,12 @@ def main() -> int:
     folder = session.workspace.cache / "foundry-campaign"
     cell, config = _cell(arguments, folder)
     session = replace(session, config=config)
-    trials = [_run(package, cell, session, folder / "wheels", twice=arguments.twice) for package in packages]
-    if not arguments.only:
-        write_report(_CHECKOUT / "docs" / "foundry-campaign.md", trials, cell)
+    trials: list[Trial] = []
+    for package in packages:
+        trials.append(_run(package, cell, session, folder / "wheels", twice=arguments.twice))
+        if not arguments.only:
+            # After each package, since a busy machine may take hours.
+            write_report(_CHECKOUT / "docs" / "foundry-campaign.md", trials, packages, cell)
     return 0 if all(trial.passed for trial in trials) else 1
 
 
