@@ -27,7 +27,7 @@ from builder.model.locks import LockedInterpreter
 from builder.remote.registry.base_lookup import resolve_digest
 from foundry.campaign_report import write_report
 from foundry.debian_python import SUITES, debian_python
-from foundry.trials import Cell, Package, run_trial
+from foundry.trials import Cell, Package, Trial, run_trial
 
 if TYPE_CHECKING:
     from builder.host.toml.documents import Table
@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--base", default=_BASE, help=f"the arm64 base image (default: {_BASE})")
     parser.add_argument("--debian-python", action="store_true", help="import with Debian's Python: 3.11 or 3.13")
     parser.add_argument("--no-import", action="store_true", help="build and audit only")
+    parser.add_argument("--twice", action="store_true", help="build each package again, and compare the bytes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these packages; the report stays as it is")
     arguments = parser.parse_args()
     packages = [row for row in _packages() if not arguments.only or row.name in arguments.only]
@@ -51,15 +52,19 @@ def main() -> int:
     folder = session.workspace.cache / "foundry-campaign"
     cell, config = _cell(arguments, folder)
     session = replace(session, config=config)
-    trials = [_run(package, cell, session, folder / "wheels") for package in packages]
-    if not arguments.only:
-        write_report(_CHECKOUT / "docs" / "foundry-campaign.md", trials, cell)
+    trials: list[Trial] = []
+    for package in packages:
+        trials.append(_run(package, cell, session, folder / "wheels", twice=arguments.twice))
+        if not arguments.only:
+            # After each package, since a busy machine may take hours.
+            write_report(_CHECKOUT / "docs" / "foundry-campaign.md", trials, packages, cell)
     return 0 if all(trial.passed for trial in trials) else 1
 
 
-def _run(package: Package, cell: Cell, session: Session, output: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    trial = run_trial(package, cell, session, output)
+def _run(package: Package, cell: Cell, session: Session, output: Path, *, twice: bool) -> Trial:
+    trial = run_trial(package, cell, session, output, twice=twice)
     outcome = "passed" if trial.passed else f"FAILED at {trial.stage}: {trial.failure}"
+    outcome += {True: ", twice the same bytes", False: ", OTHER BYTES", None: ""}[trial.same]
     print(f"{package.name} {package.version}: {outcome} {trial.wheel} {', '.join(trial.imported)}", flush=True)
     return trial
 

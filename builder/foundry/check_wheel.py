@@ -65,6 +65,8 @@ def check_wheel(
     warnings = [f"{finding.file} {finding.detail}" for finding in audit.findings if finding.severity == "warning"]
     private = (str(session.workspace.cache), str(session.workspace.project))
     warnings += [f"{name} contains a path of this machine" for name in machine_paths(wheel, private)]
+    if target.gpus and not any(binary.gpu for binary in cell.built.binaries):
+        warnings.append(f"it has no code for SM {', '.join(target.gpus)}: the package may have been built without CUDA")
     result = import_built(wheel, cell, audit.injected, session) if imports else None
     return WheelCheck(warnings=tuple(warnings), imports=result)
 

@@ -84,9 +84,8 @@ def measure_platform(binaries: Sequence[Binary], required: Collection[str], targ
     external = [name for name in outside if _is_supplied(name, required, target, policy)]
     newest = dict(_newest(binaries))
     minors, obstacles = _minors(newest, target.architecture, policy)
-    obstacles += [
-        f"it loads {name}, which no requirement of the wheel brings" for name in outside if name not in external
-    ]
+    if alone := [name for name in outside if name not in external]:
+        obstacles.append(f"no requirement of the wheel brings {', '.join(alone)}")
     tag = f"manylinux_2_{max(minors)}_{machine}" if not obstacles else f"linux_{machine}"
     families = tuple((family, _dotted(version)) for family, version in sorted(newest.items()))
     return PlatformMeasure(tag=tag, families=families, external=tuple(external), obstacles=tuple(obstacles))

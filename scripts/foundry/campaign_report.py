@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from foundry.trials import Cell, Trial
+    from foundry.trials import Cell, Package, Trial
 
 _HEAD = """# Wheels of other authors, built for arm64
 
@@ -20,8 +20,8 @@ The packages are in `scripts/foundry/packages.toml`.
 """
 
 
-def write_report(path: Path, trials: Sequence[Trial], cell: Cell) -> None:
-    """Write the page."""
+def write_report(path: Path, trials: Sequence[Trial], packages: Sequence[Package], cell: Cell) -> None:
+    """Write the page; `packages` are all of the campaign, also those that have not run yet."""
     how = "Then its modules are imported in a container of the base image, under QEMU." if cell.interpreter else ""
     passed = sum(trial.passed for trial in trials)
     facts = [
@@ -29,12 +29,14 @@ def write_report(path: Path, trials: Sequence[Trial], cell: Cell) -> None:
         f"- imported with CPython {cell.interpreter.version}" if cell.interpreter else "- not imported",
         f"- **{passed} of {len(trials)} packages passed**",
     ]
+    if waiting := [package.name for package in packages[len(trials) :]]:
+        facts.append(f"- not run in this result: {', '.join(waiting)}")
     lines = [_HEAD.format(machine="x86-64", how=how), *facts, "", *_table(trials), "", *_failures(trials)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
 def _table(trials: Iterable[Trial]) -> Iterator[str]:
-    yield "| package | build | tags | compiled files | CPU and wall seconds of the build | imported modules |"
+    yield "| package | build | tags | compiled files | seconds | imported modules |"
     yield "|---|---|---|---|---|---|"
     for trial in trials:
         tags = "-".join(trial.wheel.removesuffix(".whl").split("-")[-3:]) if trial.wheel else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,10 @@ class Cell:
 
 @dataclass(slots=True)
 class Trial:
-    """What became of a package: the wheel's name, and the stage and the message of a failure."""
+    """What became of a package: the wheel's name, and the stage and the message of a failure.
+
+    `same` tells whether a second build gave the same bytes, None without one.
+    """
 
     package: Package
     wheel: str = ""
@@ -60,7 +63,6 @@ class Trial:
     warnings: tuple[str, ...] = ()
     stage: str = ""
     failure: str = ""
-    stages: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -68,12 +70,12 @@ class Trial:
         return not self.failure
 
 
-def run_trial(package: Package, cell: Cell, session: Session, output: Path) -> Trial:
-    """Build, audit and import one package; a failure is part of the result."""
+def run_trial(package: Package, cell: Cell, session: Session, output: Path, *, twice: bool = False) -> Trial:
+    """Build, audit and import one package, or build it `twice`; a failure is part of the result."""
     trial = Trial(package=package)
     began = time.monotonic()
     try:
-        _run(trial, cell, session, output)
+        _run(trial, cell, session, output, twice=twice)
     except JbuildError as error:
         trial.failure = f"{error.message}"
         session.console.warn(
@@ -83,7 +85,7 @@ def run_trial(package: Package, cell: Cell, session: Session, output: Path) -> T
     return trial
 
 
-def _run(trial: Trial, cell: Cell, session: Session, output: Path) -> None:
+def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: bool) -> None:
     package, platform = trial.package, cell.platform
     target = BuildTarget(architecture=platform.architecture, python=platform.python, glibc=platform.glibc)
     step = partial(_step, trial)
@@ -109,13 +111,15 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path) -> None:
     check = step("check", lambda: check_wheel(output / trial.wheel, build, session, lock, imports=imports))
     trial.warnings = check.warnings
     trial.imported = check.imports.imported if check.imports else ()
+    if twice:
+        fresh = step("second build", lambda: build_wheel(build, session, BuildOptions(jobs=1, fresh=True)))
+        again = step("second build", lambda: finish_wheel(fresh, build, output / "again"))
+        trial.same = again.wheel.sha256 == built.wheel.sha256
 
 
 def _step(trial: Trial, name: str, work: Callable):  # type: ignore[type-arg, no-untyped-def]  # noqa: ANN202
     trial.stage = name
-    result = work()
-    trial.stages.append(name)
-    return result
+    return work()
 
 
 def _dependencies(package: Package, platform: Platform, session: Session) -> tuple[LockedWheel, ...]:

@@ -62,6 +62,13 @@ def test_a_sound_wheel_passes(tmp_path: Path, session: Session) -> None:
     assert (result.warnings, result.imports) == ((), None)
 
 
+def test_a_build_without_gpu_code_is_told(tmp_path: Path, session: Session) -> None:
+    build = make_build(target=make_target(torch=None))
+    built = finish_wheel(raw_wheel(tmp_path), build, tmp_path / "out")
+    result = check_wheel(tmp_path / "out" / built.wheel.filename, build, session, cell_lock(session), imports=False)
+    assert result.warnings == ("it has no code for SM 8.7: the package may have been built without CUDA",)
+
+
 def test_a_name_that_python_does_not_see() -> None:
     binary = make_binary("demo/_C.cpython-312-x86_64-linux-gnu.so")
     with pytest.raises(
