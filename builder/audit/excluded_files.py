@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from builder.audit.audit_context import AuditContext
     from builder.model.audits import Binary, WheelFacts
-    from builder.model.locks import LockedWheel
     from builder.model.recipes import ImageSpec
+    from builder.model.wheels import LockedWheel
 
     _Sonames = dict[str, list[tuple[LockedWheel, str]]]
 

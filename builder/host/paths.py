@@ -120,6 +120,7 @@ class Workspace:
     verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
     bundle_runs = _Place("cache", "bundle-runs")  # the records of smoke runs of bundles by image
     cubins = _Place("cache", "cubins")  # kernels that were compiled from PTX, by PTX, GPU and compiler
+    foundry = _Place("cache", "foundry")  # wheels built from source: sources, compilers, sandboxes, builds
     tools = _Place("cache", "tools")  # programs of wheels, by the wheel's sha256
     locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
     engine_record = _Place("cache", "engine/engine.json")  # of the engine that `scripts/engine up` started
@@ -173,6 +174,10 @@ class Workspace:
         """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
         return self.wheels / sha256[:2] / sha256 / filename
 
+    def source(self, sha256: str, filename: str) -> Path:
+        """Return the file of a source archive or of a package of a compiler."""
+        return self.foundry / "files" / sha256[:2] / sha256 / filename
+
     def tool(self, sha256: str, name: str) -> Path:
         """Return the file of a program of a wheel."""
         return self.tools / sha256 / name
@@ -180,6 +185,10 @@ class Workspace:
     def cubin(self, key: str) -> Path:
         """Return the file of a compiled module, by the fingerprint of its inputs."""
         return self.cubins / key[:2] / key
+
+    def built(self, fingerprint: str) -> Path:
+        """Return the record of a wheel that was built, by the fingerprint of its inputs."""
+        return self.cache / "built" / fingerprint[:2] / f"{fingerprint}.json"
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""

@@ -15,6 +15,7 @@ from builder.errors import JbuildError, LockError, UsageError
 from builder.host.toml.documents import nearest
 from builder.lock import lockfile
 from builder.lock.index_sources import index_pins_of
+from builder.lock.source_metadata import archive_name
 from builder.lock.stage import lock_cell
 from builder.pipeline.order import RunOptions
 from builder.remote.index.index_client import client_of
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.host.session import Session
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.builds import LockedBuild
+    from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
+    from builder.remote.index.index_client import IndexClient
+    from builder.remote.index.listing import IndexPins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +64,39 @@ def check_lock(job: Job, session: Session) -> CellCheck:
                 page = client.page(index, wheel.name)
                 served = {file.filename: file.sha256 for file in page.files} if page else {}
                 findings.append(_finding(wheel, index.name, served, session))
+        findings += [_source_finding(build, ties, client, session) for build in lock.builds or ()]
     except JbuildError as error:
         return CellCheck(cell=job.cell.id, error=error)
     return CellCheck(cell=job.cell.id, findings=tuple(finding for finding in findings if finding))
+
+
+def _source_finding(build: LockedBuild, ties: IndexPins, client: IndexClient, session: Session) -> LockFinding | None:
+    """Return the problem of a source archive, of which the cache may have a copy."""
+    source = build.source
+    if source.kind != "sdist" or source.index is None:
+        return None
+    page = client.page(ties.named(source.index), build.name)
+    served = {file.filename: file.sha256 for file in page.files} if page else {}
+    filename = archive_name(source.location)
+    if served.get(filename) == source.sha256:
+        return None
+    in_cache = session.workspace.source(source.sha256, filename).is_file()
+    in_vault = any(vaulted(source.sha256, filename, session.config))
+    kept, changed = in_cache or in_vault, filename in served
+    store = "a vault" if in_vault and not in_cache else "the cache"
+    return LockFinding(
+        filename=filename,
+        index=source.index,
+        says=_words(source.index, store, served.get(filename), kept=kept, changed=changed),
+        kept=kept,
+        changed=changed,
+    )
+
+
+def _words(index: str, store: str, served: str | None, *, kept: bool, changed: bool) -> str:
+    other = f"serves a different file under this name (sha256 {served})"
+    stored = f"{store} has the locked file" if kept else f"{store} does not have the locked file"
+    return f"the index {index} {other if changed else 'no longer has it'}; {stored}"
 
 
 def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], session: Session) -> LockFinding | None:
@@ -71,10 +106,8 @@ def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], sess
     in_wheelhouse = session.workspace.wheel(wheel.sha256, wheel.filename).is_file()
     in_vault = any(vaulted(wheel.sha256, wheel.filename, session.config))
     kept, changed = in_wheelhouse or in_vault, wheel.filename in served
-    other = f"serves a different file under this name (sha256 {served.get(wheel.filename)})"
-    where = "a vault" if in_vault and not in_wheelhouse else "the wheelhouse"
-    stored = f"{where} has the locked file" if kept else "the wheelhouse does not have the locked file"
-    says = f"the index {index} {other if changed else 'no longer has it'}; {stored}"
+    store = "a vault" if in_vault and not in_wheelhouse else "the wheelhouse"
+    says = _words(index, store, served.get(wheel.filename), kept=kept, changed=changed)
     return LockFinding(filename=wheel.filename, index=index, says=says, kept=kept, changed=changed)
 
 

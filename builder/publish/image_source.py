@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
-from builder.host.files import sha256_of
 from builder.host.json_documents import decode_json
 from builder.image.oci import layout as oci
-from builder.remote.registry.reference import DIGEST_PATTERN
+from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
+from builder.remote.registry.upload import DiskBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from builder.errors import JbuildError
     from builder.model.images import Descriptor, Image
     from builder.model.recipes import Pairs
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
-    from builder.remote.registry.upload import BlobSource, Readable
+    from builder.remote.registry.upload import BlobSource
 
 _BASE_NAME = "org.opencontainers.image.base.name"
 
@@ -55,47 +51,10 @@ class ImageSource:
         return dict(self.labels).get(_BASE_NAME)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskBlob:
-    """A blob on disk; `size` in bytes. `content` opens it, and `corruption` compares it with its digest."""
-
-    digest: str
-    size: int
-    content: Callable[[], AbstractContextManager[IO[bytes]]]
-    corruption: Callable[[], JbuildError | None]
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Readable]:
-        """Open the blob's bytes from an offset on."""
-        with self.content() as file:
-            file.seek(offset)
-            yield file
-
-    def find_corruption(self) -> JbuildError | None:
-        """Return an error if the content does not have the digest."""
-        return self.corruption()
-
-
 def layout_blob(layout: Path, digest: str, size: int) -> DiskBlob:
     """Return a blob of an OCI layout."""
     content, corruption = partial(oci.open_blob, layout, digest), partial(oci.find_corruption, layout, digest)
     return DiskBlob(digest, size, content, corruption)
-
-
-def file_blob(file: Path, digest: str) -> DiskBlob:
-    """Return a cached file as a blob.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return DiskBlob(digest, file.stat().st_size, lambda: file.open("rb"), partial(_file_corruption, file, digest))
-
-
-def _file_corruption(file: Path, digest: str) -> JbuildError | None:
-    if f"sha256:{sha256_of(file)}" == digest:
-        return None
-    hint = "remove the file, then run the same command again"
-    return IntegrityError("a cached file does not match its digest", where=str(file), hint=hint)
 
 
 def from_layout(image: Image, layout: Path) -> ImageSource:
@@ -152,17 +111,6 @@ def labels_of(config: bytes) -> Pairs:
         return tuple(sorted((str(name), str(value)) for name, value in labels.items()))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
-
-
-def parts_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
-    try:
-        document = decode_json(manifest)
-        parts = [document["config"], *document["layers"]]
-        sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
-    except (ValueError, KeyError, TypeError):
-        return []
-    return parts if sound else []
 
 
 def ordered(blobs: Iterable[BlobSource]) -> tuple[BlobSource, ...]:

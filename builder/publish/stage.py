@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError, UsageError
+from builder.foundry.shared_wheels import push_wheel
+from builder.host import signing
 from builder.host.config import with_options
 from builder.host.files import sha256_of
 from builder.image.precompile.shared_cubins import push_cubins
+from builder.model.builds import BuiltWheels
 from builder.model.images import Plan
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
-from builder.publish import signing
 from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
@@ -63,6 +65,7 @@ class _PushStage(Stage[Publication]):
         source = from_layout(run.image, session.workspace.images)
         publication = publish(source, _targets(run), wish, config=session.config, console=session.console)
         _share_cubins(run)
+        _share_wheels(run)
         return publication
 
 
@@ -77,6 +80,21 @@ def _share_cubins(run: CellRun) -> None:
             push_cubins(keys, registry, run.job.spec.publish.repository, run.session)
         except JbuildError as error:
             run.session.console.warn(f"{run.job.cell.id}: compiled kernels were not pushed: {error.message}")
+
+
+def _share_wheels(run: CellRun) -> None:
+    """Push the wheels that the cell has built; other machines build them themselves if that fails."""
+    record, repository = run.find(BuiltWheels), run.job.spec.publish.repository
+    by_fingerprint = {built.fingerprint: built.wheel for built in record.wheels} if record else {}
+    builds = [build for build in run.lock.builds or () if build.fingerprint in by_fingerprint]
+    for registry in _targets(run) if builds else ():
+        try:
+            for build in builds:
+                wheel = by_fingerprint[build.fingerprint]
+                path = run.session.workspace.wheel(wheel.sha256, wheel.filename)
+                push_wheel(path, wheel, build, registry, repository, run.session)
+        except JbuildError as error:
+            run.session.console.warn(f"{run.job.cell.id}: built wheels were not pushed: {error.message}")
 
 
 def _targets(run: CellRun) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 import sysconfig
 import tarfile
@@ -22,14 +23,25 @@ MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _LEFT_OUT = ("__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip")
 
 
-def put_archive(folder: Path, locked: LockedInterpreter) -> str:
-    """Write the archive of a locked interpreter into a mirror's folder and return its sha256."""
+# A real one finds its library beside itself.
+_WRAPPER = f'#!/bin/sh\nLD_LIBRARY_PATH=/opt/python/lib exec /opt/python/bin/python{MINOR}.real "$@"\n'
+
+
+def put_archive(folder: Path, locked: LockedInterpreter, *, wrapped: bool = False) -> str:
+    """Write the archive of a locked interpreter into a mirror's folder and return its sha256.
+
+    With `wrapped`, a script starts the interpreter with its library.
+    """
     name = locked.url.rpartition("/")[2].replace("%2B", "+")
     path = folder / locked.release.partition("+")[2] / name
     path.parent.mkdir(parents=True, exist_ok=True)
     program = Path(sys._base_executable).resolve()  # the interpreter behind a virtual environment
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        archive.add(program, f"python/bin/python{MINOR}")
+        archive.add(program, f"python/bin/python{MINOR}{'.real' if wrapped else ''}")
+        if wrapped:
+            script = tarfile.TarInfo(f"python/bin/python{MINOR}")
+            script.size, script.mode = len(_WRAPPER), 0o755
+            archive.addfile(script, io.BytesIO(_WRAPPER.encode()))
         archive.add(sysconfig.get_path("stdlib"), f"python/lib/python{MINOR}", filter=_kept)
         for library in Path(str(sysconfig.get_config_var("LIBDIR"))).glob(f"libpython{MINOR}.so*"):
             archive.add(library, f"python/lib/{library.name}")

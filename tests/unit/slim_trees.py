@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 ORIN = SlimRules(sms=(87,), same_major=False)

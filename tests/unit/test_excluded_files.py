@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.audits import Finding
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 MODULE = {"defined": ["PyInit__C"], "needed": ["libshim.so.1"], "runpath": "$ORIGIN"}
 STACK: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 THOR = SlimRules(sms=(110,), same_major=False)
 OWN = make_library((make_container(make_entry("sm_87", size=9000)),))
@@ -125,7 +125,7 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.image.wheels import slim_tree
 from builder.image.wheels.tree import unpack, unpacking
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.model.slimming import SlimRules
 
 def killed(*_):

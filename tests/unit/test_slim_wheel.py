@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
 import json
 import zipfile
@@ -12,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_wheel
 from gpu_code import make_cubin
+from wheel_contents import check_record, contents_of
 
 from builder.audit.byte_source import MalformedError
 from builder.audit.slim_tables import code_sections, slim_tables
 from builder.errors import UsageError
+from builder.foundry.wheel_names import wheel_name
 from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_wheel import labelled_name, slim_wheel
-from builder.image.slim.wheel_names import wheel_name
 from builder.model.slimming import SlimRules
 from slimming.gpu_library import make_container, make_entry, make_library
 
@@ -35,23 +34,6 @@ NATIVE = make_library([make_container(make_entry("sm_87"))])
 def gpu_wheel(folder: Path, name: str = "demo", files: Mapping[str, str | bytes] | None = None) -> Path:
     contents = {"demo/__init__.py": "x = 1\n" * 100, "demo/_C.so": LIBRARY, "demo-1.0.data/scripts/run": "#!python\n"}
     return make_wheel(folder, name, files={**contents, **(files or {})})
-
-
-def contents_of(wheel: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(wheel) as archive:
-        assert archive.testzip() is None
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def check_record(wheel: Path) -> None:
-    contents = contents_of(wheel)
-    record = next(name for name in contents if name.endswith(".dist-info/RECORD"))
-    rows = {row[0]: row for row in csv.reader(contents[record].decode().splitlines())}
-    assert set(rows) == set(contents)
-    for name, digest, size in rows.values():
-        if name != record:
-            expected = base64.urlsafe_b64encode(hashlib.sha256(contents[name]).digest()).rstrip(b"=").decode()
-            assert (digest, int(size)) == (f"sha256={expected}", len(contents[name]))
 
 
 def test_a_wheel_keeps_all_but_the_code(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from builder.foundry.cyclonedx import Component, properties, purl, sha256_entry
 from builder.image.wheels.licences import licence, licences
 from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
@@ -14,20 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from builder.model.images import SlimmedWheel
-    from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
+    from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.model_files import LockedModel
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.debian_packages import DebianPackage
     from builder.publish.bill.installed_packages import InstalledPackages, PythonDistribution
 
-Component = dict[str, Any]
 _HUB_SOURCE = re.compile(r"hf://([^/@\s]+)/([^/@\s]+)(@.*)?")
-
-
-def purl(kind: str, *names: str, version: str, **qualifiers: str) -> str:
-    """Return a package URL; `names` are its namespace and its name."""
-    path = "/".join(quote(name, safe="") for name in names)
-    tail = "&".join(f"{key}={quote(value, safe=':')}" for key, value in sorted(qualifiers.items()) if value)
-    return f"pkg:{kind}/{path}@{quote(version, safe=':')}" + (f"?{tail}" if tail else "")
 
 
 def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: SlimmedWheel | None = None) -> Component:
@@ -41,7 +34,7 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: Slimmed
     return {
         **identity,
         "bom-ref": reference,
-        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [_hash(wheel.sha256)]}),
+        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [sha256_entry(wheel.sha256)]}),
         "properties": properties(filename=wheel.filename, index=wheel.index, **changed),
         **_with_licences(licences(metadata)),
     }
@@ -50,7 +43,7 @@ def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: Slimmed
 def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     """Return where the content of a slimmed wheel comes from: the wheel of the index, and what was done to it."""
     return {
-        "ancestors": [{**identity, "hashes": [_hash(slimmed.sha256)]}],
+        "ancestors": [{**identity, "hashes": [sha256_entry(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
         "notes": "; ".join([*_code_notes(slimmed), *_file_notes(slimmed)]),
     }
@@ -109,7 +102,7 @@ def model_component(model: LockedModel) -> Component:
                 "type": "file",
                 "bom-ref": f"{reference}/{file.path}",
                 "name": file.path,
-                "hashes": [_hash(file.sha256)],
+                "hashes": [sha256_entry(file.sha256)],
                 "properties": properties(size=str(file.size)),
             }
             for file in model.files
@@ -124,7 +117,7 @@ def base_component(base: LockedBase) -> Component:
         "bom-ref": f"base:{base.digest}",
         "name": base.name,
         "version": base.digest,
-        "hashes": [_hash(base.digest.partition(":")[2])],
+        "hashes": [sha256_entry(base.digest.partition(":")[2])],
         "properties": properties(used=base.used, stand_in=base.stand_in),
     }
 
@@ -137,7 +130,7 @@ def interpreter_component(interpreter: LockedInterpreter) -> Component:
         "name": "python",
         "version": interpreter.version,
         "purl": purl("generic", "python", version=interpreter.version),
-        "hashes": [_hash(interpreter.sha256)],
+        "hashes": [sha256_entry(interpreter.sha256)],
         "properties": properties(release=interpreter.release),
     }
 
@@ -192,15 +185,6 @@ def _debian_licences(texts: Iterable[str]) -> list[dict[str, Any]]:
     named = dict.fromkeys(spdx_names(texts))
     found = {spdx or name: {"id": spdx} if spdx else {"name": name} for name, spdx in named}
     return [{"license": found[key]} for key in sorted(found)]
-
-
-def properties(**values: str | None) -> list[dict[str, str]]:
-    """Return jbuild's own properties that are set."""
-    return [{"name": f"io.jbuild.{name.replace('_', '-')}", "value": value} for name, value in values.items() if value]
-
-
-def _hash(sha256: str) -> dict[str, str]:
-    return {"alg": "SHA-256", "content": sha256}
 
 
 def _with_licences(found: list[dict[str, Any]]) -> dict[str, Any]:

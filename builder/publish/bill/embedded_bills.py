@@ -41,12 +41,13 @@ class BillError(ValueError):
 class EmbeddedBill:
     """The components of a bill by reference, without the wheel itself, and their dependencies.
 
-    The reference of the wheel itself is the empty string.
+    The reference of the wheel itself is the empty string; `pedigree` is what the bill states of its source.
     """
 
     components: dict[str, dict[str, Any]] = field(default_factory=dict)
     edges: frozenset[tuple[str, str]] = frozenset()
     cut: bool = False
+    pedigree: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,7 @@ class _RawBill:
     components: list[tuple[str, dict[str, Any]]]
     subjects: frozenset[str]
     edges: list[tuple[str, str]]
+    pedigree: dict[str, Any] = field(default_factory=dict)
 
 
 def read_bill(content: bytes, wheel: str) -> EmbeddedBill:
@@ -100,6 +102,7 @@ def _bill(raw: _RawBill, wheel: str) -> EmbeddedBill:
         components=components,
         edges=frozenset((a, b) for a, b in edges if b and a != b),
         cut=len(raw.components) > MOST_COMPONENTS,
+        pedigree=raw.pedigree,
     )
 
 
@@ -124,6 +127,9 @@ def _cyclonedx(document: dict[str, Any]) -> _RawBill:
     waiting = [*_objects(document.get("components"))[::-1], *_objects([subject])]
     while waiting and len(found) <= MOST_COMPONENTS:
         raw = waiting.pop()
+        if raw.get("scope") == "excluded":
+            # A tool of the build, which the wheel does not contain.
+            continue
         waiting += _objects(raw.get("components"))[::-1]
         if component := _component(raw, raw.get("hashes"), raw.get("licenses")):
             found.append((_text(raw.get("bom-ref")), component))
@@ -133,7 +139,19 @@ def _cyclonedx(document: dict[str, Any]) -> _RawBill:
         for lower in _list(entry.get("dependsOn"))
     ]
     subjects = [_text(subject.get("bom-ref"))] if isinstance(subject, dict) else []
-    return _RawBill(components=found, subjects=frozenset(subjects), edges=edges)
+    pedigree = _pedigree(subject.get("pedigree")) if isinstance(subject, dict) else {}
+    return _RawBill(components=found, subjects=frozenset(subjects), edges=edges, pedigree=pedigree)
+
+
+def _pedigree(raw: Any) -> dict[str, Any]:
+    """Return the ancestors, patches and notes of a component, without invalid ones."""
+    if not isinstance(raw, dict):
+        return {}
+    known = (_component(row, row.get("hashes"), row.get("licenses")) for row in _objects(raw.get("ancestors")))
+    diffs = [row["diff"] for row in _objects(raw.get("patches")) if isinstance(row.get("diff"), dict)]
+    patches = [{"type": "unofficial", "diff": {"url": url}} for diff in diffs if (url := _text(diff.get("url")))]
+    fields = {"ancestors": [row for row in known if row], "patches": patches, "notes": _text(raw.get("notes"))}
+    return {key: value for key, value in fields.items() if value}
 
 
 def _component(raw: dict[str, Any], hashes: Any, licences: Any) -> dict[str, Any] | None:

@@ -18,15 +18,15 @@ from builder.lock.solve import SolveRequest, solve
 from builder.model.recipes import Spec
 from builder.publish.bundle.members import BundleMember, text_member
 from builder.publish.bundle.own_wheel import installed_jbuild, own_wheel
-from builder.publish.image_source import file_blob
+from builder.remote.registry.upload import file_blob
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
     from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
 
 FOLDER = "jbuild"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")

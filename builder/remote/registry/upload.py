@@ -9,17 +9,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlencode
 
 import requests
 
-from builder.errors import DiskError, RegistryError
+from builder.errors import DiskError, IntegrityError, RegistryError
+from builder.host.files import sha256_of
 from builder.remote.registry.transport import scopes_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from builder.errors import JbuildError
     from builder.remote.registry.transport import Transport
@@ -57,6 +59,43 @@ class BlobSource(Protocol):
 
     def find_corruption(self) -> JbuildError | None:
         """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskBlob:
+    """A blob on disk; `size` in bytes. `content` opens it, and `corruption` compares it with its digest."""
+
+    digest: str
+    size: int
+    content: Callable[[], AbstractContextManager[IO[bytes]]]
+    corruption: Callable[[], JbuildError | None]
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the blob's bytes from an offset on."""
+        with self.content() as file:
+            file.seek(offset)
+            yield file
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the content does not have the digest."""
+        return self.corruption()
+
+
+def file_blob(file: Path, digest: str) -> DiskBlob:
+    """Return a cached file as a blob.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return DiskBlob(digest, file.stat().st_size, lambda: file.open("rb"), partial(_file_corruption, file, digest))
+
+
+def _file_corruption(file: Path, digest: str) -> JbuildError | None:
+    if f"sha256:{sha256_of(file)}" == digest:
+        return None
+    hint = "remove the file, then run the same command again"
+    return IntegrityError("a cached file does not match its digest", where=str(file), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

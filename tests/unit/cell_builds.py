@@ -1,0 +1,49 @@
+"""Builds of a cell's packages on paper, and their wheels."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from built_wheels import make_build, make_target
+from factories import make_locked_wheel
+
+from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
+    from builder.model.wheels import LockedWheel
+
+SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
+
+
+def build_of(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
+    """Return the build of a package from its source archive, for SM 8.7, without torch and tools."""
+    facts: dict[str, Any] = {"source": SOURCE, "target": make_target(torch=None), "patches": (), "tools": ()}
+    return make_build(name=name, version=version, requirements=(), **(facts | changes))
+
+
+def lock_on_paper(
+    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
+) -> LockedBuild:
+    """Return a build without compilers, which the foundry finds in the machine's package sources."""
+    del session
+    patches = tuple(
+        BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
+        for name in spec.patches
+    )
+    facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
+    return build_of(spec.name, spec.version or "", **facts)
+
+
+def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:
+    """Return the wheel of a build."""
+    facts: dict[str, Any] = {"origin": "built", "seconds": 61.0, "units": 3}
+    return BuiltWheel(fingerprint=build.fingerprint, wheel=wheel_of(build), **(facts | changes))
+
+
+def wheel_of(build: LockedBuild) -> LockedWheel:
+    """Return the finished wheel of a build."""
+    filename = f"{build.name}-{build.version}+jbuild.1-cp312-cp312-manylinux_2_34_aarch64.whl"
+    return make_locked_wheel(build.name, f"{build.version}+jbuild.1", filename=filename, url="urn:jbuild:wheel")
