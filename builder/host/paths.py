@@ -109,6 +109,7 @@ class Workspace:
     verdicts = _Place("cache", "verdicts")  # the results of smoke runs by image
     bundle_runs = _Place("cache", "bundle-runs")  # the records of smoke runs of bundles by image
     cubins = _Place("cache", "cubins")  # kernels that were compiled from PTX, by PTX, GPU and compiler
+    foundry = _Place("cache", "foundry")  # wheels built from source: sources, compilers, sandboxes, builds
     tools = _Place("cache", "tools")  # programs of wheels, by the wheel's sha256
     locks_in_use = _Place("cache", "run")  # lock files that several jbuild processes share
     engine_record = _Place("cache", "engine/engine.json")  # of the engine that `scripts/engine up` started

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from builder.model.platforms import Platform
 
-_MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
+MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 # PEP 600: the oldest glibc of each machine's wheels.
 _OLDEST_GLIBC = {"arm64": 17, "amd64": 5}
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
@@ -23,7 +23,7 @@ _MARKERS = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Lin
 
 def machine(platform: Platform) -> str:
     """Return the machine's name in wheel tags (`aarch64`)."""
-    return _MACHINES[platform.architecture]
+    return MACHINES[platform.architecture]
 
 
 def uv_flags(platform: Platform) -> list[str]:

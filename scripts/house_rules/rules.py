@@ -28,6 +28,7 @@ ROOMS = (
     "pipeline",
     "lock",
     "audit",
+    "foundry",
     "image",
     "smoke",
     "publish",

@@ -1,0 +1,1 @@
+"""Wheels that nobody publishes: built from source, also for another architecture."""

@@ -1,0 +1,24 @@
+"""How many units a build compiles at once: as many as memory and processors allow."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from builder.host.memory import available_memory
+
+if TYPE_CHECKING:
+    from builder.model.builds import BuildOptions, LockedBuild
+
+# The memory of one compilation: 4.4 GB were measured for the largest units of flash-attn 2.8.3.
+_CUDA_UNIT = 4_500_000_000
+_UNIT = 1_000_000_000
+
+
+def jobs_of(build: LockedBuild, options: BuildOptions) -> int:
+    """Return the number of parallel compilations."""
+    if options.jobs is not None:
+        return max(1, options.jobs)
+    unit = _CUDA_UNIT if build.target.cuda else _UNIT
+    fitting = available_memory() // unit
+    return max(1, min(fitting or 1, os.cpu_count() or 1))

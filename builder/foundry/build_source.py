@@ -1,0 +1,197 @@
+"""Sources of builds: found and hashed for the lock, and unpacked for a build."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from typing import TYPE_CHECKING
+
+from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
+from packaging.version import InvalidVersion, Version
+
+from builder.errors import BuildError, IntegrityError, LockError, ProgramFailedError
+from builder.foundry.fetched_files import RemoteInput, fetch_inputs
+from builder.foundry.source_hash import copy_source, source_hash
+from builder.host.files import atomic_folder, disk_errors, mark_used, temp_folder
+from builder.host.process import run
+from builder.lock.inspect_index import default_address
+from builder.model.builds import BuildSource
+from builder.remote.index.index_client import client_of
+from builder.remote.index.listing import Address, Index, own_indexes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.host.session import Session
+    from builder.model.builds import BuildSpec
+    from builder.remote.index.listing import IndexFile, ProjectPage
+
+_GIT_S = 1800
+_DEFAULT = "default"
+
+
+def lock_source(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
+    """Return a source with its hash, and its version.
+
+    Raises:
+        LockError: there is no such source, or its version is not stated.
+        NetworkError: its server does not answer.
+    """
+    if spec.kind == "sdist":
+        return _lock_archive(spec, session)
+    if spec.version is None:
+        raise LockError(
+            f"the version of {spec.name} is not stated", hint=f'write `name = "{spec.name}==VERSION"` in the recipe'
+        )
+    location = spec.location or ""
+    if spec.kind == "folder":
+        folder = spec.folder / location
+        if not folder.is_dir():
+            raise LockError(f"the source of {spec.name} is not a folder", where=str(folder), hint="correct the recipe")
+        return BuildSource(kind="folder", location=location, sha256=source_hash(folder)), spec.version
+    checkout = _checkout(location, spec.commit or "", session)
+    source = BuildSource(kind="git", location=location, sha256=source_hash(checkout), commit=spec.commit)
+    return source, spec.version
+
+
+def unpack_source(source: BuildSource, folder: Path, project: Path, session: Session) -> None:
+    """Write a locked source into an empty folder.
+
+    Raises:
+        IntegrityError: it is not the locked one.
+        NetworkError, DiskError: it cannot be fetched or stored.
+    """
+    if source.kind == "sdist":
+        filename = source.location.rpartition("/")[2].partition("#")[0]
+        wanted = RemoteInput(filename=filename, url=source.location, sha256=source.sha256, size=None)
+        (archive,) = fetch_inputs([wanted], session)
+        _unpack_archive(archive, folder)
+        return
+    origin = (
+        project / source.location
+        if source.kind == "folder"
+        else _checkout(source.location, source.commit or "", session)
+    )
+    if not origin.is_dir():
+        raise LockError("the source is not a folder", where=str(origin), hint="put it back, or run `jbuild lock` again")
+    if source_hash(origin) != source.sha256:
+        raise IntegrityError(
+            "the source has changed since it was locked",
+            where=str(origin),
+            hint="run `jbuild lock` again to take its present content",
+        )
+    with disk_errors(folder):
+        copy_source(origin, folder)
+
+
+def _lock_archive(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
+    page = _page(spec.name, session)
+    archives = {version: file for file in page.files if (version := _version(file, spec.name))}
+    wanted = Version(spec.version) if spec.version else None
+    if wanted is None:
+        wanted = max((version for version in archives if not version.is_prerelease), default=None)
+    file = archives.get(wanted) if wanted else None
+    if file is None or wanted is None:
+        newest = ", ".join(str(version) for version in sorted(archives, reverse=True)[:5])
+        raise LockError(
+            f"the index has no source archive of {spec.name} {spec.version or ''}".rstrip(),
+            where=page.url,
+            hint=f"it has {newest}" if newest else "name its repository: `source = { git = …, commit = … }`",
+        )
+    if not file.sha256:
+        raise LockError(f"the index has no sha256 for {file.filename}", where=page.url, hint="use an index that does")
+    return BuildSource(kind="sdist", location=file.url, sha256=file.sha256), str(wanted)
+
+
+def _page(name: str, session: Session) -> ProjectPage:
+    client = client_of(session.config, session.workspace.index_states)
+    url = default_address(session)
+    default = [Index(name=_DEFAULT, addresses=(Address(url=url),))] if url else []
+    for index in (*own_indexes(), *default):
+        page = client.page(index, str(canonicalize_name(name)))
+        if page:
+            return page
+    raise LockError(f"no index has {name}", hint="name its repository: `source = { git = …, commit = … }`")
+
+
+def project_files(name: str, session: Session) -> tuple[IndexFile, ...]:
+    """Return the files that the index of a project has.
+
+    Raises:
+        LockError: no index has the project.
+        NetworkError: an index does not answer.
+    """
+    return _page(name, session).files
+
+
+def index_file(filename: str, session: Session) -> IndexFile:
+    """Return a wheel of an index by its file name.
+
+    Raises:
+        LockError: no index has it.
+        NetworkError: an index does not answer.
+    """
+    page = _page(filename.split("-", maxsplit=1)[0], session)
+    file = next((file for file in page.files if file.filename == filename), None)
+    if file is None:
+        raise LockError(f"the index lacks {filename}", where=page.url, hint="use an index that has it")
+    return file
+
+
+def _version(file: IndexFile, name: str) -> Version | None:
+    if file.yanked is not None or not file.filename.endswith((".tar.gz", ".zip")):
+        return None
+    try:
+        found, version = parse_sdist_filename(file.filename)
+    except (InvalidSdistFilename, InvalidVersion):
+        return None
+    return version if found == canonicalize_name(name) else None
+
+
+def _unpack_archive(archive: Path, folder: Path) -> None:
+    """Unpack an archive without its top folder."""
+    with disk_errors(folder), temp_folder(folder.parent, "unpacked") as scratch:
+        try:
+            if archive.name.endswith(".zip"):
+                with zipfile.ZipFile(archive) as members:
+                    members.extractall(scratch)  # noqa: S202  # zipfile drops `..` and absolute paths
+            else:
+                with tarfile.open(archive) as tarball:
+                    tarball.extractall(scratch, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise BuildError(
+                f"the source archive is damaged: {error}", where=archive.name, hint="tell its authors"
+            ) from error
+        entries = list(scratch.iterdir())
+        top = entries[0] if len(entries) == 1 and entries[0].is_dir() else scratch
+        for entry in top.iterdir():
+            shutil.move(entry, folder / entry.name)
+
+
+def _checkout(url: str, commit: str, session: Session) -> Path:
+    """Return a folder with a commit and its submodules, after fetching it if it is missing."""
+    folder = session.workspace.foundry / "checkouts" / commit
+    if mark_used(folder):
+        return folder
+    with disk_errors(folder), atomic_folder(folder) as checkout, session.console.task(f"fetching {url}"):
+        git = ["git", "-C", str(checkout)]
+        environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+        steps = (
+            ["init", "--quiet"],
+            ["fetch", "--quiet", "--depth=1", "--", url, commit],
+            ["checkout", "--quiet", "FETCH_HEAD"],
+            ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"],
+        )
+        for step in steps:
+            try:
+                run([*git, *step], env=environment, timeout_s=_GIT_S)
+            except ProgramFailedError as error:
+                hint = "check the address, the commit (all 40 digits) and the network"
+                raise LockError(f"git cannot fetch {commit}", where=url, hint=hint, log=error.output) from error
+        for link in [*checkout.rglob(".git")]:
+            if link.is_dir():
+                shutil.rmtree(link)
+            else:
+                link.unlink()
+    return folder

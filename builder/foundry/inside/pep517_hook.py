@@ -1,0 +1,68 @@
+"""Runs a project's own PEP 517 backend: `pep517_hook.py SOURCE OUTPUT COST`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _backend(source: Path) -> Any:
+    project = source / "pyproject.toml"
+    system = tomllib.loads(project.read_text(encoding="utf-8")).get("build-system", {}) if project.is_file() else {}
+    sys.path[:0] = [str(source / folder) for folder in system.get("backend-path", ())]
+    name, _, attributes = system.get("build-backend", "setuptools.build_meta:__legacy__").partition(":")
+    backend = importlib.import_module(name)
+    for attribute in filter(None, attributes.split(".")):
+        backend = getattr(backend, attribute)
+    return backend
+
+
+def _check_requirements(backend: Any) -> None:
+    """Fail if the backend needs packages that the lock does not have."""
+    from packaging.requirements import Requirement  # noqa: PLC0415  # of the sandbox
+
+    ask = getattr(backend, "get_requires_for_build_wheel", None)
+    missing = []
+    for text in ask() if ask else ():
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            missing.append(text)
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            missing.append(f"{text} (the lock has {version})")
+    if missing:
+        names = ", ".join(missing)
+        sys.exit(f"jbuild: the project also needs {names} to build: add it to `requires` of the build, and lock again")
+
+
+def main() -> None:
+    """Build the wheel, and write what it cost."""
+    source, output, cost = (Path(argument) for argument in sys.argv[1:])
+    os.chdir(source)
+    begun = time.monotonic()
+    backend = _backend(source)
+    _check_requirements(backend)
+    name = backend.build_wheel(str(output))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    facts = {"seconds": time.monotonic() - begun, "peak_memory": used.ru_maxrss * 1024, "wheel": name}
+    cost.write_text(json.dumps(facts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

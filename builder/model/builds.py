@@ -1,0 +1,172 @@
+"""The records of wheels that jbuild builds from source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from builder.model.locks import LockedWheel
+from builder.model.recipes import Architecture, Pairs
+
+# Part of every fingerprint: raise it when the same inputs give another wheel.
+BUILD_METHOD = 1
+SourceKind = Literal["sdist", "git", "folder"]
+ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildSpec:
+    """A package that a recipe builds from source.
+
+    `location` is a Git URL or a folder, None for the index's source archive; `commit` is the Git commit. `patches` are
+    files in the order of application, as the recipe names them, relative to `folder`. `requires` are build requirements
+    besides those that the project states.
+    """
+
+    name: str
+    version: str | None
+    kind: SourceKind = "sdist"
+    location: str | None = None
+    commit: str | None = None
+    patches: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    environment: Pairs = ()
+    folder: Path = Path()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildSource:
+    """A source: an archive's URL, a Git URL or a folder, with the sha256 of the archive or of the folder's content."""
+
+    kind: SourceKind
+    location: str
+    sha256: str
+    commit: str | None = None
+
+    def __post_init__(self) -> None:
+        # Parts of paths in the cache and of Git's command line, and anybody may edit a lock.
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"the source {self.location} has no valid sha256")
+        if self.commit is not None and not re.fullmatch(r"[0-9a-f]{40}", self.commit):
+            raise ValueError(f"{self.commit!r} is not a commit of 40 hexadecimal digits")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildPatch:
+    """A patch: its path as the recipe states it, and the sha256 of its text."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildTarget:
+    """The machine that a wheel is built for.
+
+    `python` is a minor version (`3.12`), `gpus` are compute capabilities (`8.7`), `cuda` is the release of the compiler
+    (`13.0`), `torch` the cell's torch, and `glibc` the highest version that the wheel may need.
+    """
+
+    architecture: Architecture
+    python: str
+    glibc: str
+    gpus: tuple[str, ...] = ()
+    cuda: str | None = None
+    torch: LockedWheel | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolFile:
+    """A wheel or a Debian package that a build unpacks, and its purpose.
+
+    Of a wheel with a `record`, the sha256 of its RECORD, only members are read, by ranges: RECORD has their hashes.
+    """
+
+    role: ToolRole
+    filename: str
+    url: str
+    sha256: str
+    size: int | None = None
+    record: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.filename} has no valid sha256")
+        if not re.fullmatch(r"[^/\\\x00-\x1f]+\.(whl|deb)", self.filename):
+            raise ValueError(f"{self.filename!r} is neither a wheel's nor a Debian package's file name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedBuild:
+    """All inputs of a wheel that is built from source.
+
+    `machine` is the architecture of the building machine, for which `requirements` (the build requirements) and `tools`
+    are. `toolchain` is the row's id in `toolchains.toml`, `compiler` the host compiler's version (`12.2.0-14`), and
+    `interpreter` that of the CPython that runs the build (`3.12.1`).
+    """
+
+    name: str
+    version: str
+    source: BuildSource
+    target: BuildTarget
+    machine: Architecture
+    toolchain: str
+    compiler: str
+    interpreter: str
+    tools: tuple[ToolFile, ...]
+    requirements: tuple[LockedWheel, ...]
+    patches: tuple[BuildPatch, ...] = ()
+    environment: Pairs = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of everything that decides the wheel's bytes; addresses of mirrors do not."""
+        target, torch = self.target, self.target.torch
+        inputs = (
+            BUILD_METHOD,
+            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit),
+            [patch.sha256 for patch in self.patches],
+            sorted(self.environment),
+            (self.machine, self.toolchain, self.compiler, self.interpreter),
+            sorted((tool.role, tool.filename, tool.sha256) for tool in self.tools),
+            sorted((wheel.filename, wheel.sha256) for wheel in self.requirements),
+            (target.architecture, target.python, target.glibc, target.gpus, target.cuda),
+            (torch.filename, torch.sha256) if torch else None,
+        )
+        return hashlib.sha256(json.dumps(inputs, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether the target has another architecture than the building machine."""
+        return self.machine != self.target.architecture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """Choices that do not change the wheel.
+
+    `jobs` are parallel compilations, None for as many as memory allows. `fresh` starts again instead of resuming an
+    interrupted build.
+    """
+
+    jobs: int | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltWheel:
+    """A finished wheel, and what it cost: `origin` is `built`, `cache` or `registry:REPOSITORY`.
+
+    `seconds`, `peak_memory` (in bytes) and `units` (compilations) are those of the build, None if they are unknown.
+    """
+
+    fingerprint: str
+    wheel: LockedWheel
+    origin: str
+    seconds: float | None = None
+    peak_memory: int | None = None
+    units: int | None = None
