@@ -18,7 +18,7 @@ from builder.host import config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 
 _GPUS = (GpuFacts(sm=87, l4t="39.2.0", driver=(13, 2)), GpuFacts(sm=110, l4t="39.2.0", driver=(13, 2)))
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from builder.audit.load_outcome import LoadOutcome
     from builder.audit.rule_tables import Exempt
     from builder.model.audits import GpuCode, Severity
-    from builder.model.locks import LockedWheel
     from builder.model.platforms import Platform
     from builder.model.slimming import SlimRules
+    from builder.model.wheels import LockedWheel
 
 
 @dataclass(frozen=True, kw_only=True)

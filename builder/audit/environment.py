@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from builder.jetson.distributions import Distribution
     from builder.model.audits import BaseFacts, Binary, WheelFacts
-    from builder.model.locks import LockedWheel
     from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
 
 MACHINES = {"arm64": 183, "amd64": 62}
 _CEILINGS = {"GLIBC": "glibc", "GLIBCXX": "glibcxx"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.audit.audit_context import AuditContext
     from builder.audit.environment import Node
     from builder.model.audits import Severity
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 _MACHINE_NAMES = {3: "x86", 8: "MIPS", 20: "PowerPC", 21: "ppc64", 22: "s390", 40: "arm", 62: "x86_64", 183: "aarch64"}
 _MACHINE_NAMES |= {243: "RISC-V", 258: "LoongArch"}

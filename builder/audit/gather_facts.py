@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from builder.audit.wheel_reader import WheelMembers
     from builder.host.session import Session
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.locks import Job
     from builder.model.slimming import SlimRules
+    from builder.model.wheels import LockedWheel
 
     _Read = tuple[list[Binary], list[tuple[str, str]]]
 

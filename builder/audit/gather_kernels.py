@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from builder.audit.wheel_reader import Member
     from builder.host.session import Session
     from builder.model.audits import WheelFacts
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 # Part of the cached files' names: raise it when the same wheel gives other kernels.
 READER = 2

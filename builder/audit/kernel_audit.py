@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from builder.model.audits import WheelFacts
     from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict
     from builder.model.kernels import LibraryKernels
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
+    from builder.model.wheels import LockedWheel
     from builder.models.preflight.server_context import ServerContext
 
 

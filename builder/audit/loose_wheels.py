@@ -18,7 +18,7 @@ from builder.host.files import sha256_of
 from builder.jetson.boards import dotted_sm
 from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import platform_for
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.remote.registry.base_lookup import resolve_digest
 
 if TYPE_CHECKING:

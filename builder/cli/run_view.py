@@ -15,6 +15,7 @@ from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.toml.documents import printable
 from builder.host.units import duration
 from builder.model.audits import Audit, FindingCounts
+from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.images import Image, Plan
 from builder.model.locks import LockChange, Locked
 from builder.model.publications import Publication
@@ -22,6 +23,9 @@ from builder.model.recipes import Cell
 from builder.model.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.model.locks import Lock
     from builder.pipeline.cell import CellRun
     from builder.pipeline.runner import CellResult, Preview
 
@@ -172,7 +176,7 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     if result.error:
         lines.append(f"  error     {result.error.message}")
     if locked:
-        lines.append(f"  lock      {_lock_path(run)} ({len(locked.lock.wheels)} wheels)")
+        lines += _lock_lines(run, locked.lock)
     if audit:
         lines.append(f"  audit     {audit.counts}")
     if plan and not image:
@@ -207,6 +211,18 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         # The answer of a model may hold control characters.
         lines.append(f"answer    {printable(' '.join(answer.text.split()))}")
     return lines + [f"warning   {printable(warning)}" for warning in verdict.warnings]
+
+
+def _lock_lines(run: CellRun, lock: Lock) -> Iterator[str]:
+    builds, built = f", {len(lock.builds)} to build" if lock.builds else "", run.find(BuiltWheels)
+    yield f"  lock      {_lock_path(run)} ({len(lock.wheels)} wheels{builds})"
+    yield from (f"  wheel     {wheel.wheel.filename} ({_origin(wheel)})" for wheel in (built.wheels if built else ()))
+
+
+def _origin(wheel: BuiltWheel) -> str:
+    if wheel.origin != "built":
+        return f"from the {wheel.origin}" if wheel.origin == "cache" else f"from {wheel.origin}"
+    return f"built in {duration(wheel.seconds or 0)}"
 
 
 def _run_command(run: CellRun, gpu: GpuAccess) -> str | None:

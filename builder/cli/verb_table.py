@@ -39,6 +39,7 @@ VERBS = {
         Verb("render", "stages", "RunResult", "Write Dockerfiles and build contexts."),
         Verb("build", "stages", "RunResult", "Build images."),
         Verb("smoke", "smoke", "SmokeResult", "Run images and test their answers."),
+        Verb("wheel", "wheel", "WheelResult", "Build a wheel that no index has."),
         Verb("slim", "slim", "SlimResult", "Take the code for other GPUs out of wheels."),
         Verb("system", "system", "SystemResult", "Build, push and pin the system layer that builds start from."),
     ),

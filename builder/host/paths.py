@@ -102,6 +102,7 @@ class Workspace:
     facts = _Place("cache", "facts")  # facts about wheels, base images and layers, by digest
     # Interpreters that uv fetched: archives for images by sha256, and compilers for this machine.
     interpreters = _Place("cache", "interpreters")
+    sources = _Place("cache", "sources")  # source archives of packages by sha256
     models = _Place("cache", "models")  # model files by sha256
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
     bundles = _Place("cache", "bundles")  # the small files of split bundles, while they are open
@@ -163,6 +164,10 @@ class Workspace:
         """Return a wheel's file in the wheelhouse; it keeps its name, since tools read it."""
         return self.wheels / sha256[:2] / sha256 / filename
 
+    def source(self, sha256: str, filename: str) -> Path:
+        """Return the file of a source archive."""
+        return self.sources / sha256[:2] / sha256 / filename
+
     def tool(self, sha256: str, name: str) -> Path:
         """Return the file of a program of a wheel."""
         return self.tools / sha256 / name
@@ -170,6 +175,10 @@ class Workspace:
     def cubin(self, key: str) -> Path:
         """Return the file of a compiled module, by the fingerprint of its inputs."""
         return self.cubins / key[:2] / key
+
+    def built(self, fingerprint: str) -> Path:
+        """Return the record of a wheel that was built, by the fingerprint of its inputs."""
+        return self.cache / "built" / fingerprint[:2] / f"{fingerprint}.json"
 
     def metadata(self, sha256: str) -> Path:
         """Return the file of a wheel's cached METADATA."""

@@ -19,7 +19,7 @@ from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.solve import SolveRequest, solve
 from builder.lock.wheel_properties import CHECKS
-from builder.model.locks import LockedAdvisory, LockedWarning, LockedWheel
+from builder.model.locks import LockedAdvisory, LockedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.jetson.advisories import Advisory
+    from builder.model.builds import SolvedSource
     from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.listing import IndexPins
 
 # A constraint can select a version that another advisory excludes, and so on; more rounds than this are a circle.
@@ -37,11 +39,12 @@ _REMEMBERED_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solution:
-    """The wheels of a cell, the advisories that they satisfy, and their known problems."""
+    """The wheels of a cell, the advisories that they satisfy, their known problems, and the sources to build."""
 
     wheels: tuple[LockedWheel, ...]
     advisories: tuple[LockedAdvisory, ...]
     warnings: tuple[LockedWarning, ...]
+    sources: tuple[SolvedSource, ...] = ()
 
 
 def solve_with_advisories(job: Job, session: Session, question: SolveRequest, ties: IndexPins) -> Solution:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.host.session import Session
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
 
 # Since CUDA 13 the names of NVIDIA's wheels have no suffix.
 _LAST_WITH_SUFFIX = 12

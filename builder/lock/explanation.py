@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
@@ -10,10 +10,11 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import JbuildError, NoWheelsError
+from builder.host.index_rows import DEFAULT
 from builder.jetson.packages import never_released
 from builder.lock.advisory_solve import pinned
 from builder.lock.alternatives import Alternative, alternatives_of
-from builder.lock.graph import asks_of, metadata_of
+from builder.lock.graph import asks_of, built_metadata, metadata_of
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexContents, IndexInspector, requirements_in
 from builder.lock.resolve import solve_only
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
     from builder.lock.graph import Requester
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.builds import LockedBuild
+    from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
 
 _BIG = 50 << 20
@@ -36,7 +39,10 @@ _EXAMINED = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """Why a package has its version: the requests and rules for it, and those that exclude the newest one."""
+    """Why a package has its version: the requests and rules for it, and those that exclude the newest one.
+
+    `built` is the source of a package that is built.
+    """
 
     name: str
     version: str
@@ -44,6 +50,7 @@ class Reason:
     asks: tuple[str, ...]
     newest: str | None = None
     held_by: tuple[str, ...] = ()
+    built: str | None = field(default=None, metadata={"json": "optional"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +95,16 @@ def _resolved(job: Job, solved: Lock | Solution, client: IndexClient, session: S
     ties = index_pins_of(job, session.config)
     with session.console.task(f"{job.cell.id}: reading the metadata of {len(wheels)} wheels"):
         metadata, unreadable = metadata_of(wheels, ties, client, session.workspace)
+    builds = solved.builds or () if isinstance(solved, Lock) else ()
+    if isinstance(solved, Lock):
+        metadata |= built_metadata(solved, job, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
     examiner = IndexInspector(job=job, session=session, client=client, ties=ties)
     big = sorted((w for w in wheels if (w.size or 0) >= _BIG and w.name not in LEADING), key=lambda w: -(w.size or 0))
     shown_wheels = [wheel for name in LEADING for wheel in wheels if wheel.name == name] + big[:_MOST_BIG]
     rules = _constraints(job, solved)
     reasons = tuple(_reason(wheel, asks.get(wheel.name, ()), rules, examiner) for wheel in shown_wheels)
+    reasons += tuple(_build_reason(build, asks.get(build.name, ()), rules) for build in builds)
     rule_texts = tuple(f"{rule.rule} ({rule.why})" for rule in solved.rules) if isinstance(solved, Lock) else ()
     unread = (f"the metadata of {', '.join(unreadable)} could not be read",) if unreadable else ()
     return Why(resolves=True, reasons=reasons, rules=(*rule_texts, *unread))
@@ -103,6 +114,19 @@ def _constraints(job: Job, solved: Lock | Solution) -> list[tuple[Requirement, s
     rules = [(text, "the recipe's constraints") for text in job.spec.constraints]
     rules += [(text, f"advisory {advisory.id}") for advisory in solved.advisories for text in advisory.constrain]
     return [(Requirement(text), source) for text, source in rules]
+
+
+def _build_reason(build: LockedBuild, asks: tuple[Requester, ...], rules: list[tuple[Requirement, str]]) -> Reason:
+    """Return why a package that is built has its version; the index's wheels say nothing about its sources."""
+    requests = [ask.words for ask in asks]
+    requests += [f"{source}: {rule}" for rule, source in rules if canonicalize_name(rule.name) == build.name]
+    return Reason(
+        name=build.name,
+        version=build.version,
+        index=build.source.index or DEFAULT,
+        asks=tuple(requests),
+        built=build.source.words,
+    )
 
 
 def _reason(

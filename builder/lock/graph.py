@@ -14,8 +14,10 @@ from packaging.utils import canonicalize_name
 from builder.errors import IntegrityError, NetworkError
 from builder.host.concurrency import TaskGroup
 from builder.host.index_rows import DEFAULT
+from builder.lock import source_metadata
 from builder.lock.index_sources import index_pins_of
 from builder.lock.uv_target import markers
+from builder.model.builds import LockedBuild
 from builder.model.locks import LockChange
 from builder.remote.index.index_view import wheel_metadata
 from builder.remote.index.listing import Index, IndexFile
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.host.session import Session
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import IndexPins
 
@@ -130,6 +133,16 @@ def metadata_of(
     return metadata, tuple(unread)
 
 
+def built_metadata(lock: Lock, job: Job, workspace: Workspace) -> dict[str, tuple[str, bytes]]:
+    """Return version and METADATA of the packages that a lock builds, of sources that this machine has."""
+    metadata = {}
+    for build in lock.builds or ():
+        listed = job.spec.builds.named(build.name) if job.spec.builds else None
+        if content := source_metadata.of_locked(build, listed, workspace):
+            metadata[build.name] = (build.version, content)
+    return metadata
+
+
 def changes_of(
     before: Lock | None, after: Lock, job: Job, client: IndexClient, session: Session, *, upgrade: tuple[str, ...] = ()
 ) -> tuple[LockChange, ...]:
@@ -140,6 +153,7 @@ def changes_of(
     with session.console.task(f"{job.cell.id}: finding out why {len(changed)} packages changed"):
         # Without an answer of the server, the reason is missing, but not the lock.
         metadata, _ = metadata_of(after.wheels, index_pins_of(job, session.config), client, session.workspace)
+        metadata |= built_metadata(after, job, session.workspace)
     asks = asks_of(job.spec, metadata, job.platform)
     return tuple(
         replace(change, why=_why(change, asks.get(change.name, ()), before, after, job, upgrade)) for change in changed
@@ -147,12 +161,32 @@ def changes_of(
 
 
 def _differing(before: Lock, after: Lock) -> list[LockChange]:
-    old, new = ({wheel.name: wheel.sha256 for wheel in lock.wheels} for lock in (before, after))
+    old, new = map(_contents, (before, after))
     return [
-        LockChange(name=name, before=before.versions.get(name), after=after.versions.get(name))
+        LockChange(
+            name=name,
+            before=before.versions.get(name),
+            after=after.versions.get(name),
+            what=_part(old.get(name), new.get(name)),
+        )
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
+
+
+def _part(old: object, new: object) -> str | None:
+    """Return what is different about a distribution of the same version, if that is not its file."""
+    if isinstance(old, LockedBuild) and isinstance(new, LockedBuild):
+        return "another source" if old.source != new.source else "other inputs of its build"
+    if isinstance(old, LockedBuild):
+        return "a wheel of the index in place of a build"
+    return "a build in place of the index's wheel" if isinstance(new, LockedBuild) else None
+
+
+def _contents(lock: Lock) -> dict[str, object]:
+    """Return what identifies each distribution: the sha256 of its wheel, or all inputs of its build."""
+    builds: dict[str, object] = {build.name: build for build in lock.builds or ()}
+    return builds | {wheel.name: wheel.sha256 for wheel in lock.as_written.wheels}
 
 
 def _why(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from builder.errors import RecipeError
 from builder.host import records
 from builder.host.index_rows import DEFAULT
+from builder.host.paths import sha256_of_file
 from builder.host.toml.documents import suggest
 from builder.jetson.packages import with_own
 from builder.model.locks import LOCK_FORMAT
@@ -62,9 +63,17 @@ def lock_inputs(job: Job, config: Config) -> str:
         RecipeError: the recipe names an index that is not known.
     """
     asked, ties = asked_of(job, config)
-    # Without build tools, the same inputs as ever.
+    # Without build tools and builds, the same inputs as ever.
     tools = (PTXAS,) if locks_tools(job) else ()
-    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base, *tools)
+    builds = (job.spec.builds, patch_digests(job)) if job.spec.builds else ()
+    return records.fingerprint(LOCK_FORMAT, asked, ties, job.platform, job.base, *tools, *builds)
+
+
+def patch_digests(job: Job) -> list[tuple[str, str | None]]:
+    """Return the patches of a cell's builds with their sha256, None for one that is missing."""
+    builds = job.spec.builds.packages if job.spec.builds else ()
+    paths = {patch: job.recipe.path.parent / patch for build in builds for patch in build.patches}
+    return [(patch, sha256_of_file(path)) for patch, path in sorted(paths.items())]
 
 
 def locks_tools(job: Job) -> bool:

@@ -103,7 +103,7 @@ class IndexInspector:
             return replace(nothing, said=f"it does not have {name}")
         judged = self._judge(page, index, yanked_too=_is_exact(requirement))
         if not judged:
-            sources = f"it has source archives of {name} only, and jbuild installs wheels"
+            sources = f"it has source archives of {name} only, which `build` under [packages] makes wheels of"
             return replace(nothing, said=sources if page.files else f"it has no files of {name}")
         matching = [wheel for wheel in judged if requirement.specifier.contains(wheel.version, prereleases=True)]
         other_wheels = [wheel for wheel in judged if wheel not in matching]

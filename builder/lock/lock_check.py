@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.host.session import Session
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,10 @@ from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
 from builder.errors import LockError, NoWheelsError, OldLockError
 from builder.host import records
 from builder.host.files import write_text
+from builder.lock.source_metadata import archive_name
 from builder.lock.uv_target import markers, tags
-from builder.model.locks import LOCK_FORMAT, Lock, LockedWheel
+from builder.model.locks import LOCK_FORMAT, Lock
+from builder.model.wheels import LockedWheel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,15 +27,18 @@ if TYPE_CHECKING:
 
     from packaging.pylock import Package, PackageWheel
 
+    from builder.model.builds import LockedBuild
     from builder.model.platforms import Platform
 
 # Errors of reading a damaged lock.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, PylockValidationError)
 # The keys of the table that are fields of a lock.
 _FIELDS = ("recipe", "cell", "inputs", "platform", "base", "models", "advisories", "indexes", "rules", "warnings")
-_OPTIONAL = ("torch-cuda", "interpreter", "compiler", "tools")
+_OPTIONAL = ("torch-cuda", "interpreter", "compiler", "tools", "builds")
 # Keys that older formats did not have.
 _ABSENT: dict[str, Any] = {"advisories": [], "indexes": [], "sources": {}, "rules": [], "warnings": []}
+# The project as seen from a lock, in locks/RECIPE.
+_PROJECT = "../.."
 _RELOCK = "run `jbuild lock {recipe} --cell {cell} --force` to make it again"
 
 
@@ -57,6 +62,26 @@ def write(path: Path, lock: Lock) -> None:
         DiskError: the file cannot be written.
     """
     write_text(path, tomli_w.dumps(_document(lock), indent=2))
+
+
+def _packages(lock: Lock) -> list[dict[str, Any]]:
+    addresses = {index.name: index.url for index in lock.indexes}
+    packages = [_package(wheel, addresses) for wheel in lock.as_written.wheels]
+    packages += [_source_package(build) for build in lock.builds or ()]
+    return sorted(packages, key=lambda package: package["name"])
+
+
+def _source_package(build: LockedBuild) -> dict[str, Any]:
+    """Return a package that is built, as PEP 751 names its source."""
+    source, identity = build.source, {"name": build.name, "version": build.version}
+    if source.kind == "git":
+        return {**identity, "vcs": {"type": "git", "url": source.location, "commit-id": source.commit}}
+    if source.kind == "folder":
+        return {**identity, "directory": {"path": f"{_PROJECT}/{source.location}"}}
+    size = {"size": source.size} if source.size is not None else {}
+    name = archive_name(source.location)
+    location = {"url": source.location} if "://" in source.location else {"path": source.location}
+    return {**identity, "sdist": {"name": name, **location, **size, "hashes": {"sha256": source.sha256}}}
 
 
 def read(path: Path, *, recipe: str, cell: str) -> Lock | None:
@@ -126,7 +151,9 @@ def read_unchecked(path: Path) -> tuple[Lock, str]:
         table = data["tool"]["jbuild"]
         if table["format"] != LOCK_FORMAT:
             raise LockError(f"lock format {table['format']} is not {LOCK_FORMAT}", where=str(path))
-        wheels = tuple(_glanced(package, table["sources"]) for package in data["packages"])
+        built = {build["name"] for build in table.get("builds", ())}
+        packages = (package for package in data["packages"] if package["name"] not in built)
+        wheels = tuple(_glanced(package, table["sources"]) for package in packages)
         return _lock(table, wheels), str(table["content"])
     except _DAMAGE as error:
         raise LockError(f"the lock is damaged: {_reason(error)}", where=str(path)) from error
@@ -146,8 +173,8 @@ def _glanced(package: dict[str, Any], sources: dict[str, str]) -> LockedWheel:
 
 
 def content(lock: Lock) -> str:
-    """Return the checksum of a lock."""
-    return records.fingerprint(lock)
+    """Return the checksum of a lock; wheels that were built from it do not change it."""
+    return records.fingerprint(lock.as_written)
 
 
 def _reason(error: Exception) -> str:
@@ -200,13 +227,13 @@ def _document(lock: Lock) -> dict[str, Any]:
         "interpreter": lock.interpreter,
         "compiler": lock.compiler,
         "tools": lock.tools,
+        "builds": lock.builds,
     }
-    addresses = {index.name: index.url for index in lock.indexes}
     return {
         "lock-version": "1.0",
         "created-by": "jbuild",
         "requires-python": f"=={lock.platform.python}.*",
-        "packages": [_package(wheel, addresses) for wheel in lock.wheels],
+        "packages": _packages(lock),
         "tool": {"jbuild": _without_none(records.to_json(table))},
     }
 
@@ -228,7 +255,11 @@ def _from_document(data: dict[str, Any], table: dict[str, Any]) -> Lock:
         for package in packages
         for wheel in package.wheels or ()
     )
-    return _lock(table, tuple(sorted(wheels, key=lambda w: w.name)))
+    lock = _lock(table, tuple(sorted(wheels, key=lambda w: w.name)))
+    sources = [package for package in data["packages"] if "wheels" not in package]
+    if sources != [_source_package(build) for build in lock.builds or ()]:
+        raise ValueError("its packages to build are not those of [[tool.jbuild.builds]]")
+    return lock
 
 
 def _lock(table: dict[str, Any], wheels: tuple[LockedWheel, ...]) -> Lock:

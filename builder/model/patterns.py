@@ -32,6 +32,13 @@ PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]
 INDEX = r"[a-z0-9][a-z0-9-]{0,63}"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]{0,99}"
 
+# A package's normalised name, and the source that it is built from.
+PACKAGE_NAME = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+PROJECT_PATH = r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+# A user name may be part of an SSH address, a password of none.
+GIT_URL = r"(?:(?:https?|ssh|git)://(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+(?::[0-9]{1,5})?|file://)/[A-Za-z0-9._~/+-]+"
+GIT_COMMIT = r"[0-9a-f]{40}"
+
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
 HUB_SOURCE = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._/-]*"
@@ -49,4 +56,6 @@ _VERSION = rf"{_RELEASE}(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?"
 _LOCAL = r"(?:\+[a-z0-9]+(?:\.[a-z0-9]+)*)?"
 _CLAUSE = rf"(?:(?:==|!=) *(?:{_RELEASE}\.\*|{_VERSION}{_LOCAL})|(?:>=|<=|>|<) *{_VERSION})"
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+REQUIREMENT_NAME = _NAME
+VERSION = rf"{_VERSION}{_LOCAL}"
 PLAIN_REQUIREMENT = rf"{_NAME}(?:\[{_NAME}(?:,{_NAME})*\])? *(?:{_CLAUSE}(?: *, *{_CLAUSE})*)?"

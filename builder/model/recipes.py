@@ -218,6 +218,44 @@ class Waiver:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PackageSource:
+    """The source of a package: a commit of a Git repository, or a folder of the project."""
+
+    git: str | None = None
+    commit: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageBuild:
+    """A package to build from source.
+
+    `source` is None for the index's source archive. `patches` are files relative to the recipe. `version` and
+    `requires` replace what the source's own metadata states; `build_requires` are more build requirements.
+    """
+
+    name: str
+    source: PackageSource | None = None
+    patches: tuple[str, ...] = ()
+    environment: Pairs = ()
+    version: str | None = None
+    requires: tuple[str, ...] | None = None
+    build_requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageBuilds:
+    """The packages to build from source: these, or with `missing` all without a wheel that fits the cell."""
+
+    packages: tuple[PackageBuild, ...] = ()
+    missing: bool = False
+
+    def named(self, name: str) -> PackageBuild | None:
+        """Return the build of a package by its normalised name, or None if it is not listed."""
+        return next((build for build in self.packages if build.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
     """The content of a cell. Strings of a recipe's spec may have `{axis}` placeholders, those of a cell's have none.
 
@@ -227,7 +265,8 @@ class Spec:
     than `released_before` (a date, YYYY-MM-DD) are ignored.
 
     Merge rules when an override applies: `requires`, `constraints`, `replace`, `apt`, `server.arguments` are appended
-    to; environments and sources are merged key by key, sources of the override first; every other value is replaced.
+    to; environments and sources are merged key by key, sources of the override first; builds are merged by package;
+    every other value is replaced.
     """
 
     base: str | None = None
@@ -248,6 +287,7 @@ class Spec:
     template: str = "Dockerfile.j2"
     waivers: tuple[Waiver, ...] = ()
     kernels: KernelDemand = "any"
+    builds: PackageBuilds | None = field(default=None, metadata={"json": "optional"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,6 +306,7 @@ class Override:
     precompile: Precompile | None = None
     arguments: tuple[str, ...] = ()
     environment: Pairs = ()
+    builds: PackageBuilds | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 from builder.host import records
 from builder.host.config import with_options
 from builder.model.audits import Audit
+from builder.model.builds import BuiltWheels
 from builder.model.images import Image, Plan, proven_name
 from builder.model.locks import Locked
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.builders import Builders
-from builder.pipeline.order import RunOptions
+from builder.pipeline.order import RunOptions, stages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,9 +68,15 @@ class CellRun:
         return self.session.workspace.cell(self.job.recipe.name, self.job.cell.id)
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the cell's stages up to the last one of the run, in order."""
+        return stages_of(self.job.spec, self.options.stages)
+
+    @property
     def lock(self) -> Lock:
-        """The lock, which every later stage needs."""
-        return self.get(Locked).lock
+        """The lock, which every later stage needs, with the wheels that the cell has built."""
+        lock, built = self.get(Locked).lock, self.find(BuiltWheels)
+        return lock.with_built(built) if built else lock
 
     @property
     def plan(self) -> Plan:
@@ -106,6 +113,15 @@ class CellRecords:
     """
 
     folder: CellFolder
+
+    def built(self) -> BuiltWheels | None:
+        """Return the wheels that the cell has built."""
+        return self._read("wheel", BuiltWheels)
+
+    def with_built(self, lock: Lock) -> Lock:
+        """Return a lock with the wheels that were built from it; without those that are not built yet."""
+        built = self.built() if lock.builds else None
+        return lock.with_built(built) if built else lock
 
     def audit(self) -> Audit | None:
         """Return the last audit, with or without errors."""

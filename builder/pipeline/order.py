@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from builder.model.recipes import Spec
 
 # The module of each stage, whose `STAGE` implements `builder.pipeline.stage.Stage`.
 MODULES = {
     "lock": "builder.lock.stage",
+    "wheel": "builder.foundry.stage",
     "audit": "builder.audit.stage",
     "render": "builder.image.render.stage",
     "build": "builder.image.build.stage",
@@ -14,6 +21,8 @@ MODULES = {
     "push": "builder.publish.stage",
 }
 STAGES = tuple(MODULES)
+# Only cells that build packages have it.
+_BUILDS = "wheel"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,3 +59,8 @@ class RunOptions:
     def stages(self) -> tuple[str, ...]:
         """The names of the stages up to the last one, in order."""
         return STAGES[: STAGES.index(self.until) + 1]
+
+
+def stages_of(spec: Spec, stages: Iterable[str] = STAGES) -> tuple[str, ...]:
+    """Return those of some stages that a cell has."""
+    return tuple(stage for stage in stages if stage != _BUILDS or spec.builds)

@@ -75,7 +75,7 @@ def check(job: Job, session: Session, options: RunOptions) -> None:
         UsageError: a stage lacks an option or a setting, such as a registry to push to.
     """
     run = start(job, session, options)
-    for name in options.stages:
+    for name in run.stages:
         stage_of(name).check(run)
 
 
@@ -142,7 +142,7 @@ def _run_stages(run: CellRun, attempt: Attempt) -> CellResult:
         results.append(StageResult(stage=current, ran=ran, seconds=round(time.monotonic() - began, 2)))
 
     try:
-        for current in run.options.stages:
+        for current in run.stages:
             attempt.begins(results, current)
             began = time.monotonic()
             run, ran = bring_up_to_date(stage_of(current), run)
@@ -206,7 +206,7 @@ def _verify(run: CellRun) -> str | None:
     Raises:
         JbuildError: the second run failed, or its result differs.
     """
-    digests = [digest for name in run.options.stages if (digest := stage_of(name).verify(run))]
+    digests = [digest for name in run.stages if (digest := stage_of(name).verify(run))]
     run.session.console.say(f"{run.job.cell.id}: verify: a second build without any cache gave the same digest")
     return digests[-1] if digests else None
 
@@ -216,7 +216,7 @@ def preview(job: Job, session: Session, options: RunOptions) -> list[Preview]:
     # With `locked_only`, no model file is downloaded either.
     run = start(job, session, replace(options, locked_only=True))
     outcome: list[Preview] = []
-    for name in options.stages:
+    for name in run.stages:
         # The inputs of a later stage are unknown before this one has run.
         if outcome and outcome[-1].state != "unchanged":
             outcome.append(Preview(stage=name, state="run"))

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from builder.errors import RegistryError
-from builder.host.records import as_bytes
 from builder.model.publications import Attached
-from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
-from builder.publish.image_source import parts_of
-from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
-from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
+from builder.publish.evidence import Artifact, Evidence
+from builder.remote.registry.cosign_images import CosignTag, cosign_layers, put_cosign_layers
+from builder.remote.registry.manifests import parts_of, put_blobs
+from builder.remote.registry.referrers import Referrer, add_referrers, referrers
+from builder.remote.registry.registry_client import LONGEST_DOCUMENT, RemoteBlob
 from builder.remote.registry.transport import ImageMissingError, TagImmutableError
-from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.remote.registry.registry_client import RegistryClient
-    from builder.remote.registry.upload import BlobSource
 
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_TRIES = 5
 _HINT = "set `attach = false` under [publish] in the recipe if this registry cannot hold artifacts"
 
 
@@ -37,7 +33,7 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
         for tag in get_args(CosignTag):
             layers = [item for item in evidence.cosign if item.tag == tag]
             if layers:
-                _put_layers(client, repository, digest, tag, layers)
+                put_cosign_layers(client, repository, digest, tag, layers)
         # Another run may have overwritten the list in between, without these entries.
         _list(client, repository, digest, unlisted)
     except TagImmutableError as error:
@@ -47,11 +43,6 @@ def attach(client: RegistryClient, repository: str, digest: str, evidence: Evide
         error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
         raise
     return tuple(Attached(name=item.name, digest=item.referrer.descriptor.digest) for item in evidence.artifacts)
-
-
-def cosign_tag(digest: str, tag: CosignTag) -> str:
-    """Return the tag of cosign's image with signatures (`sig`) or attestations (`att`)."""
-    return f"{tag_of(digest)}.{tag}"
 
 
 def is_evidence(tag: str) -> bool:
@@ -67,11 +58,7 @@ def evidence_of(client: RegistryClient, repository: str, digest: str) -> Evidenc
     """
     references = referrers(client, repository, digest)
     artifacts = [item for item in (_artifact(client, repository, referrer) for referrer in references) if item]
-    layers = [
-        CosignLayer(tag=tag, layer=layer, content=client.read_blob(repository, str(layer["digest"])))
-        for tag in get_args(CosignTag)
-        for layer in _layers(client, repository, cosign_tag(digest, tag))
-    ]
+    layers = [layer for tag in get_args(CosignTag) for layer in cosign_layers(client, repository, digest, tag)]
     return Evidence(artifacts=tuple(artifacts), cosign=tuple(layers))
 
 
@@ -88,62 +75,13 @@ def _put_artifact(client: RegistryClient, repository: str, artifact: Artifact) -
     descriptor = artifact.referrer.descriptor
     if client.head_manifest(repository, descriptor.digest) is not None:
         return False
-    _put_blobs(client, repository, artifact.blobs)
+    put_blobs(client, repository, artifact.blobs)
     return client.put_manifest(repository, descriptor.digest, artifact.manifest, descriptor.media_type)
 
 
 def _list(client: RegistryClient, repository: str, digest: str, unlisted: Sequence[Referrer]) -> None:
     if unlisted and client.referrers(repository, digest) is None:
         add_referrers(client, repository, digest, unlisted)
-
-
-def _put_layers(client: RegistryClient, repository: str, digest: str, tag: CosignTag, added: list[CosignLayer]) -> None:
-    """Add layers to cosign's image and keep those of others; read it back, since others may write at the same time."""
-    name = cosign_tag(digest, tag)
-    for _ in range(_TRIES):
-        present = _layers(client, repository, name)
-        missing = [item for item in added if item.layer not in present]
-        if not missing:
-            return
-        manifest, config = cosign_image([*present, *(item.layer for item in missing)])
-        _put_blobs(client, repository, (config, *(BytesBlob(item.content) for item in missing)))
-        client.put_manifest(repository, name, manifest, OCI_MANIFEST)
-    if any(item.layer not in _layers(client, repository, name) for item in added):
-        raise RegistryError(
-            "another client keeps overwriting the image's signatures",
-            where=f"{client.host}/{repository}:{name}",
-            hint="run it again when no other client signs this image",
-        )
-
-
-def cosign_image(layers: Sequence[dict[str, Any]]) -> tuple[bytes, BytesBlob]:
-    """Return the manifest and the configuration of cosign's image with these layers."""
-    # cosign writes the same configuration: it holds only the layers' digests.
-    config = BytesBlob(
-        as_bytes(
-            {
-                "architecture": "",
-                "config": {},
-                "created": "0001-01-01T00:00:00Z",
-                "history": [{"created": "0001-01-01T00:00:00Z"} for _ in layers],
-                "os": "",
-                "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
-            }
-        )
-    )
-    described = {"mediaType": _CONFIG_TYPE, "digest": config.digest, "size": config.size}
-    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": list(layers)}
-    return as_bytes(manifest), config
-
-
-def _put_blobs(client: RegistryClient, repository: str, blobs: tuple[BlobSource, ...]) -> None:
-    for blob in blobs:
-        if not client.has_blob(repository, blob.digest, right="push", size=blob.size):
-            client.send_blob(repository, blob)
-
-
-def _layers(client: RegistryClient, repository: str, tag: str) -> list[dict[str, Any]]:
-    return parts_of(_manifest(client, repository, tag))[1:]
 
 
 def _manifest(client: RegistryClient, repository: str, reference: str) -> bytes:

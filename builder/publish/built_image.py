@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.host.signing import signer
 from builder.image.oci.layout import is_whole
 from builder.lock import lockfile
 from builder.model.locks import Locked
 from builder.pipeline.cell import CellRecords, start
 from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import ImageSource, from_layout, from_registry
-from builder.publish.signing import signer
 from builder.remote.registry.base_lookup import connect_in
 from builder.remote.registry.reference import Reference
 
@@ -52,5 +52,5 @@ def cell_evidence(job: Job, image: Image, session: Session) -> Evidence:
         session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
     optional = [record for record in (records.audit(), records.proven()) if record]
-    run = start(job, session).with_records(Locked(lock=lock), plan, image, *optional)
+    run = start(job, session).with_records(Locked(lock=records.with_built(lock)), plan, image, *optional)
     return evidence(run, signer(session.config, session.workspace))

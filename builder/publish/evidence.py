@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from builder.foundry.in_toto import PROVENANCE
 from builder.host import records
 from builder.host.records import as_bytes
 from builder.lock import lockfile
@@ -19,23 +20,20 @@ from builder.model.verdicts import Verdict
 from builder.publish import statements
 from builder.publish.bill.installed_packages import system_contents, wheel_texts
 from builder.publish.sbom import MEDIA_TYPE, BillSources, sbom
+from builder.remote.registry.cosign_images import SIGNATURE, CosignLayer, annotated_layer, signature_layer
+from builder.remote.registry.manifests import EMPTY, EMPTY_CONFIG
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import OCI_MANIFEST
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
+    from builder.host.signing import Signer
     from builder.pipeline.cell import CellRun
-    from builder.publish.signing import Signer
     from builder.remote.registry.upload import BlobSource
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
-EMPTY = BytesBlob(b"{}")
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-_SIGNED_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
-_SIGNATURE = "dev.cosignproject.cosign/signature"
 _TITLE = "org.opencontainers.image.title"
-CosignTag = Literal["sig", "att"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +44,6 @@ class Artifact:
     referrer: Referrer
     manifest: bytes
     blobs: tuple[BlobSource, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CosignLayer:
-    """A signature or an attestation in cosign's own image: its tag, its descriptor as a layer, its bytes."""
-
-    tag: CosignTag
-    layer: dict[str, Any]
-    content: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +71,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
     bill = _bill(run, checksum)
-    predicates = [("provenance", statements.PROVENANCE, statements.provenance_predicate(job, lock, run.plan, checksum))]
+    predicates = [("provenance", PROVENANCE, statements.provenance_predicate(job, lock, run.plan, checksum))]
     if verdict := run.find(Verdict):
         tested = statements.verdict_predicate(verdict, lock.recipe, lock.cell, checksum)
         predicates.insert(0, ("verdict", statements.VERDICT, tested))
@@ -138,7 +127,7 @@ def cosign_evidence(image: Descriptor, name: str, content: bytes) -> Evidence:
     item = artifact(image, name, statements.PAYLOAD_TYPE, content, {PREDICATE_TYPE: kind}, media_type=media_type)
     if not signatures:
         return Evidence(artifacts=(item,))
-    layer = _layer(ENVELOPE, content, {_SIGNATURE: "", "predicateType": kind})
+    layer = annotated_layer(ENVELOPE, content, {SIGNATURE: "", "predicateType": kind})
     return Evidence(artifacts=(item,), cosign=(CosignLayer(tag="att", layer=layer, content=content),))
 
 
@@ -157,8 +146,8 @@ def artifact(
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "artifactType": artifact_type,
-            "config": {"mediaType": _EMPTY_TYPE, "digest": EMPTY.digest, "size": EMPTY.size},
-            "layers": [_layer(media_type or artifact_type, content, {_TITLE: f"{name}.json"})],
+            "config": EMPTY_CONFIG,
+            "layers": [annotated_layer(media_type or artifact_type, content, {_TITLE: f"{name}.json"})],
             "subject": {"mediaType": image.media_type, "digest": image.digest, "size": image.size},
             "annotations": annotations,
         }
@@ -172,30 +161,8 @@ def artifact(
     return Artifact(name=name, referrer=referrer, manifest=manifest, blobs=(EMPTY, BytesBlob(content)))
 
 
-def signed_payload(digest: str, name: str) -> bytes:
-    """Return the signed bytes of an image's signature (cosign, "simple signing")."""
-    critical = {
-        "identity": {"docker-reference": name},
-        "image": {"docker-manifest-digest": digest},
-        "type": "cosign container image signature",
-    }
-    return as_bytes({"critical": critical, "optional": None})
-
-
 def signature(image: Descriptor, name: str, signer: Signer | None) -> Evidence:
     """Return an image's signature as evidence, empty without a signer; `name` is the same for all registries."""
     if signer is None:
         return Evidence()
-    payload = signed_payload(image.digest, name)
-    layer = _layer(_SIGNED_TYPE, payload, {_SIGNATURE: signer.sign(payload)})
-    return Evidence(cosign=(CosignLayer(tag="sig", layer=layer, content=payload),))
-
-
-def signature_of(layer: dict[str, Any]) -> str:
-    """Return the signature of a layer of cosign's image, in base64; empty for an attestation."""
-    return str((layer.get("annotations") or {}).get(_SIGNATURE) or "")
-
-
-def _layer(media_type: str, content: bytes, annotations: dict[str, str]) -> dict[str, Any]:
-    blob = BytesBlob(content)
-    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size, "annotations": annotations}
+    return Evidence(cosign=(signature_layer(image.digest, name, signer),))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, RegistryError
 from builder.host.json_documents import decode_json
 from builder.image.oci import layout as oci
-from builder.remote.registry.reference import DIGEST_PATTERN
+from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 
 if TYPE_CHECKING:
@@ -126,17 +125,6 @@ def labels_of(config: bytes) -> Pairs:
         return tuple(sorted((str(name), str(value)) for name, value in labels.items()))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
-
-
-def parts_of(manifest: bytes) -> list[dict[str, Any]]:
-    """Return the configuration and the layers of a manifest; [] if a digest or size is malformed."""
-    try:
-        document = decode_json(manifest)
-        parts = [document["config"], *document["layers"]]
-        sound = all(re.fullmatch(DIGEST_PATTERN, blob["digest"]) and type(blob["size"]) is int for blob in parts)
-    except (ValueError, KeyError, TypeError):
-        return []
-    return parts if sound else []
 
 
 def ordered(blobs: Iterable[BlobSource]) -> tuple[BlobSource, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RegistryError, UsageError
 from builder.host import records
+from builder.host.signing import signer
 from builder.model.recipes import TagRule
 from builder.pipeline.cell import IMPORTED, CellRecords
 from builder.publish import statements
@@ -16,7 +17,6 @@ from builder.publish.carried_verdicts import no_verdict, verdict_file, verdict_o
 from builder.publish.evidence import Evidence, cosign_evidence, signature, together
 from builder.publish.image_source import ImageSource, from_registry
 from builder.publish.push import PublishOptions, publish
-from builder.publish.signing import signer
 from builder.publish.trust import attestations_of, best, handed_over
 from builder.remote.registry.base_lookup import connect_in
 

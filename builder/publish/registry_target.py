@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 from builder.errors import RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.publications import TagPut, TagWithheld
-from builder.publish.image_source import labels_of, parts_of
+from builder.publish.image_source import labels_of
 from builder.publish.tag_policy import not_forward
+from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.transport import BlobUnknownError, RegistryUnreachableError, TagImmutableError
 
 if TYPE_CHECKING:

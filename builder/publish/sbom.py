@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 
-from builder import __version__
+from builder.foundry.cyclonedx import bill, purl, sha256_entry
 from builder.image.wheels.tree import alias_versions
 from builder.publish.bill.components import (
+    WheelChanges,
     base_component,
     debian_component,
     distribution_component,
     interpreter_component,
     model_component,
-    purl,
     system_component,
     wheel_component,
 )
@@ -30,10 +29,11 @@ from builder.publish.bill.wheel_documents import wheel_documents
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from builder.foundry.cyclonedx import Component
     from builder.host.paths import Workspace
     from builder.model.images import SlimmedWheel
-    from builder.model.locks import Lock, LockedWheel
-    from builder.publish.bill.components import Component
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.wheel_documents import WheelDocuments
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
@@ -92,26 +92,21 @@ def sbom(
     _link_root([str(component["bom-ref"]) for component in components], direct, draft)
     for flaw in draft.flaws:
         on_flaw(flaw)
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}",
-        "version": 1,
-        "metadata": {
-            "tools": {"components": [{"type": "application", "name": "jbuild", "version": __version__}]},
-            "component": {
-                "type": "container",
-                "bom-ref": _ROOT,
-                "name": f"{lock.recipe}/{lock.cell}",
-                "version": digest,
-                "hashes": [{"alg": "SHA-256", "content": digest.partition(":")[2]}],
-            },
-            "properties": [{"name": LOCK_PROPERTY, "value": checksum}],
-        },
-        "components": components,
-        "dependencies": _dependencies(components, draft),
-        "compositions": [{"aggregate": "incomplete" if draft.flaws else "complete", "assemblies": [_ROOT]}],
+    subject = {
+        "type": "container",
+        "bom-ref": _ROOT,
+        "name": f"{lock.recipe}/{lock.cell}",
+        "version": digest,
+        "hashes": [sha256_entry(digest.partition(":")[2])],
     }
+    return bill(
+        digest,
+        subject,
+        [{"name": LOCK_PROPERTY, "value": checksum}],
+        components=components,
+        dependencies=_dependencies(components, draft),
+        compositions=[{"aggregate": "incomplete" if draft.flaws else "complete", "assemblies": [_ROOT]}],
+    )
 
 
 def _system(lock: Lock, contents: InstalledPackages | None, draft: _Draft) -> Iterator[Component]:
@@ -161,15 +156,17 @@ def _wheels(lock: Lock, workspace: Workspace, sources: BillSources, draft: _Draf
     for upper, lower in python_edges(metadata, requested, lock.platform):
         draft.edges[references[upper]].add(references[lower])
     slimmed = {wheel.sha256: wheel for wheel in sources.slimmed}
+    builds = {build.name: build for build in lock.builds or ()}
     for wheel in lock.wheels:
-        yield _wheel(wheel, documents[wheel.name], slimmed.get(wheel.sha256), draft)
+        changes = WheelChanges(slimmed=slimmed.get(wheel.sha256), build=builds.get(wheel.name))
+        yield _wheel(wheel, documents[wheel.name], changes, draft)
 
 
-def _wheel(wheel: LockedWheel, documents: WheelDocuments, slimmed: SlimmedWheel | None, draft: _Draft) -> Component:
+def _wheel(wheel: LockedWheel, documents: WheelDocuments, changes: WheelChanges, draft: _Draft) -> Component:
     draft.flaws += [f"{wheel.filename}: {flaw}" for flaw in documents.flaws]
     if documents.metadata is None:
         draft.flaws.append(f"{wheel.filename}: its METADATA could not be read, so its dependencies are unknown")
-    component = wheel_component(wheel, documents.metadata, slimmed)
+    component = wheel_component(wheel, documents.metadata, changes)
     aliases = [
         PythonDistribution(name=str(canonicalize_name(name)), version=version, path=f"{folder}/METADATA")
         for name, version, folder in alias_versions(wheel.name, wheel.version)
@@ -183,18 +180,18 @@ def _embedded(wheel: LockedWheel, owner: Component, name: str, content: bytes, d
     """Return the components of a bill inside a wheel, and link them; a damaged bill is a flaw."""
     where = f"{wheel.filename}: its bill of materials {name}"
     try:
-        bill = read_bill(content, wheel.name)
+        embedded = read_bill(content, wheel.name)
     except BillError as error:
         draft.flaws.append(f"{where} is not listed: {error}")
         return ()
-    if bill.cut or draft.embedded + len(bill.components) > _MOST_EMBEDDED:
+    if embedded.cut or draft.embedded + len(embedded.components) > _MOST_EMBEDDED:
         draft.flaws.append(f"{where} is not listed: it has too many components")
         return ()
-    draft.embedded += len(bill.components)
-    references = {"": owner["bom-ref"]} | {own: f"{owner['bom-ref']}#{name}#{own}" for own in bill.components}
-    for upper, lower in bill.edges:
+    draft.embedded += len(embedded.components)
+    references = {"": owner["bom-ref"]} | {own: f"{owner['bom-ref']}#{name}#{own}" for own in embedded.components}
+    for upper, lower in embedded.edges:
         draft.edges[references[upper]].add(references[lower])
-    return [{"bom-ref": references[own], **component} for own, component in bill.components.items()]
+    return [{"bom-ref": references[own], **component} for own, component in embedded.components.items()]
 
 
 def _link_root(top: Sequence[str], direct: set[str], draft: _Draft) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError, UsageError
+from builder.host import signing
 from builder.host.config import with_options
 from builder.host.files import sha256_of
 from builder.image.precompile.shared_cubins import push_cubins
@@ -12,7 +13,6 @@ from builder.model.images import Plan
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
-from builder.publish import signing
 from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish

@@ -9,28 +9,28 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__
 from builder.errors import IntegrityError
+from builder.foundry.in_toto import build_predicate, in_toto_statement
 from builder.host import records
 from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.remote.http import scrub
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.host.signing import Signer
+    from builder.model.builds import LockedBuild
     from builder.model.images import Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
-    from builder.publish.signing import Signer
 
-STATEMENT = "https://in-toto.io/Statement/v1"
 VERDICT = "https://in-toto.io/attestation/test-result/v0.1"
-PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
 AUDIT = "urn:jbuild:audit:v1"
 SLIM = "urn:jbuild:slim:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUILD_TYPE = "urn:jbuild:build:v1"
-_BUILDER = "urn:jbuild"
 # The path of a verdict's log on its machine is private.
 _PRIVATE = ("log",)
 
@@ -61,8 +61,7 @@ class Statement:
 def statement(digest: str, name: str, predicate_type: str, predicate: dict[str, Any]) -> bytes:
     """Return a statement about an image."""
     algorithm, _, value = digest.partition(":")
-    subject = [{"name": name, "digest": {algorithm: value}}]
-    return as_bytes({"_type": STATEMENT, "subject": subject, "predicateType": predicate_type, "predicate": predicate})
+    return in_toto_statement([(name, {algorithm: value})], predicate_type, predicate)
 
 
 def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> dict[str, Any]:
@@ -87,24 +86,34 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         location = {"downloadLocation": scrub(wheel.url)} if "://" in wheel.url else {}
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **location})
+    dependencies += [entry for build in lock.builds or () for entry in _materials(build)]
     for model in lock.models:
         for file in model.files:
             name = f"{model.name}/{file.path}"
             dependencies.append({"name": name, "uri": model.source, "digest": {"sha256": file.sha256}})
-    return {
-        "buildDefinition": {
-            "buildType": _BUILD_TYPE,
-            "externalParameters": {"recipe": job.recipe.name, "cell": job.cell.id, "values": dict(job.cell.values)},
-            "internalParameters": {
-                "lock": checksum,
-                "plan": plan.content,
-                "command": list(plan.command),
-                **({"slim": [_slimming(wheel) for wheel in plan.slimmed]} if plan.slimmed else {}),
-            },
-            "resolvedDependencies": dependencies,
-        },
-        "runDetails": {"builder": {"id": _BUILDER, "version": {"jbuild": __version__}}},
+    external = {"recipe": job.recipe.name, "cell": job.cell.id, "values": dict(job.cell.values)}
+    internal = {
+        "lock": checksum,
+        "plan": plan.content,
+        "command": list(plan.command),
+        **({"slim": [_slimming(wheel) for wheel in plan.slimmed]} if plan.slimmed else {}),
     }
+    return build_predicate(_BUILD_TYPE, external, internal, dependencies)
+
+
+def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:
+    """Yield the source, the patches and the compilers of a wheel that was built."""
+    source, owner = build.source, f"{build.name} {build.version}"
+    digest = {"sha256": source.sha256, **({"gitCommit": source.commit} if source.commit else {})}
+    uri = f"git+{source.location}@{source.commit}" if source.kind == "git" else scrub(source.location)
+    yield {"name": f"source of {owner}", "uri": uri, "digest": digest}
+    for patch in build.patches:
+        yield {"name": f"patch of {owner}", "uri": patch.name, "digest": {"sha256": patch.sha256}}
+    for wheel in build.requirements:
+        uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
+        yield {"name": f"build requirement of {owner}", "uri": uri, "digest": {"sha256": wheel.sha256}}
+    for tool in build.tools:
+        yield {"name": f"{tool.role} of {owner}", "uri": scrub(tool.url), "digest": {"sha256": tool.sha256}}
 
 
 def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:

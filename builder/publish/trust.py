@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, SmokeError, UsageError
 from builder.host.files import write_bytes
+from builder.host.signing import is_signed, signer
 from builder.pipeline.cell import CellRecords
 from builder.publish import statements
 from builder.publish.attachments import contents
-from builder.publish.signing import is_signed, signer
 from builder.recipe.levels import levels
 
 if TYPE_CHECKING:

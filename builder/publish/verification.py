@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.errors import IntegrityError
+from builder.foundry.in_toto import PROVENANCE
 from builder.host.json_documents import decode_json
 from builder.publish import statements
 from builder.publish.attachments import contents, evidence_of
-from builder.publish.evidence import signature_of
 from builder.publish.image_source import from_registry
 from builder.publish.sbom import LOCK_PROPERTY, MEDIA_TYPE
-from builder.publish.signing import is_signed
 from builder.publish.trust import attestations_of, best_verdict
 from builder.recipe.levels import reaches
 from builder.remote.registry.base_lookup import connect_to
+from builder.remote.registry.cosign_images import is_trusted, signed_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,20 +171,13 @@ def _blobs(case: _VerificationContext, on_bytes: Callable[[int], object], *, che
 
 def _signature(case: _VerificationContext) -> _Outcome:
     layers = [layer for layer in case.evidence.cosign if layer.tag == "sig"]
-    about = [layer for layer in layers if _signed_digest(layer.content) == case.source.digest]
+    about = [layer for layer in layers if signed_digest(layer.content) == case.source.digest]
     if not case.keys:
         unchecked = f"{len(about)} signatures, but no key to check them with (--key FILE)"
         return "not checked", unchecked if about else "there is none"
-    if any(is_signed(layer.content, [signature_of(layer.layer)], case.keys) for layer in about):
+    if is_trusted(about, case.source.digest, case.keys):
         return "ok", "by a trusted key"
     return "failed", f"none of {len(about)} is by a trusted key" if about else "there is none"
-
-
-def _signed_digest(payload: bytes) -> str | None:
-    try:
-        return str(decode_json(payload)["critical"]["image"]["docker-manifest-digest"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _verdict(case: _VerificationContext, expected: str | None) -> _Outcome:
@@ -242,9 +235,9 @@ def _bill_flaw(case: _VerificationContext, bill: dict[str, Any]) -> str | None:
 
 
 def _provenance(case: _VerificationContext) -> _Outcome:
-    locks = [_lock_of(attestation.statement.predicate) for attestation in case.of_kind(statements.PROVENANCE)]
+    locks = [_lock_of(attestation.statement.predicate) for attestation in case.of_kind(PROVENANCE)]
     if not locks:
-        return "failed", _none(case, statements.PROVENANCE)
+        return "failed", _none(case, PROVENANCE)
     if case.label("lock") not in locks:
         return "failed", f"it names the lock {locks[0]}, but the labels name {case.label('lock')}"
     return "ok", f"made from the lock in the labels{case.doubt}"

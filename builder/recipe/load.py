@@ -15,6 +15,7 @@ from builder.jetson.boards import boards, machines
 from builder.model import patterns
 from builder.model.recipes import Architecture, Matrix, Recipe, Spec
 from builder.recipe.axes import MATRIX
+from builder.recipe.build_keys import check_builds
 from builder.recipe.cross_checks import check_cells, check_texts
 from builder.recipe.questions import SMOKE
 from builder.recipe.sections import (
@@ -80,7 +81,7 @@ def recipe_schema() -> Schema:
 
 
 def load(path: Path, templates: Sequence[Path] = ()) -> Recipe:
-    """Read a recipe; its Dockerfile template must be in one of the folders `templates`, if there are any.
+    """Read a recipe; with folders `templates`, its Dockerfile template must be in one of them, and its patches exist.
 
     Raises:
         DocumentError: the file cannot be read, or has mistakes: all of them, with file, line, key and next step.
@@ -108,6 +109,7 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     recipe = Recipe(name=name, path=path, **fields, spec=replace(spec, server=server))
     if templates:
         _check_template(root, recipe.spec.template, templates)
+    check_builds(root.document, recipe, files=bool(templates))
     # Cells are checked only if the axes are right.
     right = not any(re.match(r"(matrix|architecture)\b", problem.key) for problem in root.document.problems)
     if "matrix" in root:

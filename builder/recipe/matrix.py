@@ -12,12 +12,12 @@ from builder.errors import RecipeError
 from builder.jetson.boards import board
 from builder.jetson.packages import python_problem
 from builder.jetson.platform import PLATFORM_AXES, ImpossibleError, platform_for
-from builder.model.recipes import Cell, Pairs, TagRule
+from builder.model.recipes import Cell, PackageBuilds, Pairs, TagRule
 from builder.recipe import placeholders
 from builder.recipe.select import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from builder.jetson.boards import Board
     from builder.model.locks import Job
@@ -190,6 +190,7 @@ def _merge(spec: Spec, override: Override) -> Spec:
             override.sources, tuple(pair for pair in spec.sources if pair[0] not in dict(override.sources))
         ),
         image=_merged_image(spec.image, override),
+        builds=_merged_builds(spec.builds, override.builds),
         server=server,
     )
 
@@ -197,6 +198,13 @@ def _merge(spec: Spec, override: Override) -> Spec:
 def _merged_image(image: ImageSpec, override: Override) -> ImageSpec:
     slim = image.slim if override.slim is None else override.slim
     return replace(image, slim=slim, precompile=override.precompile or image.precompile)
+
+
+def _merged_builds(builds: PackageBuilds | None, more: PackageBuilds | None) -> PackageBuilds | None:
+    if builds is None or more is None:
+        return more or builds
+    packages = {build.name: build for build in (*builds.packages, *more.packages)}
+    return PackageBuilds(packages=tuple(packages.values()), missing=builds.missing or more.missing)
 
 
 def _merged(first: Pairs, second: Pairs) -> Pairs:
@@ -223,6 +231,7 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
     server, smoke, publish = spec.server, spec.smoke, spec.publish
     return replace(
         spec,
+        builds=spec.builds and _filled_builds(spec.builds, one),
         base=maybe(spec.base),
         apt=many(spec.apt),
         requires=many(spec.requires),
@@ -245,3 +254,17 @@ def _filled(spec: Spec, facts: Mapping[str, str]) -> Spec:
         ),
         labels=pairs(spec.labels),
     )
+
+
+def _filled_builds(builds: PackageBuilds, fill: Callable[[str], str]) -> PackageBuilds:
+    packages = tuple(
+        replace(
+            build,
+            environment=tuple((name, fill(value)) for name, value in build.environment),
+            version=None if build.version is None else fill(build.version),
+            requires=None if build.requires is None else tuple(map(fill, build.requires)),
+            build_requires=tuple(map(fill, build.build_requires)),
+        )
+        for build in builds.packages
+    )
+    return replace(builds, packages=packages)

@@ -42,6 +42,7 @@ from builder.model.recipes import (
 )
 from builder.recipe import value_checks
 from builder.recipe.axes import condition
+from builder.recipe.build_keys import BUILDS
 from builder.recipe.levels import levels
 from builder.recipe.slots import ENVIRONMENT, slot, slot_list, slot_schema
 
@@ -126,17 +127,19 @@ _PRECOMPILE = Field(
     choice(get_args(Precompile), "{} is not known", "known"),
     "Kernels that the build compiles in place of the board: `off`, `needed` by the model, or `all`.",
 )
+_BUILD = Field("build", BUILDS, "Packages to build from source, or `missing`: all without a wheel that fits.", "builds")
 _ARGUMENTS = Field("arguments", _ARGUMENT_LIST, "Other options of `vllm serve`, one string an argument.")
 
 PACKAGES = under(
     "packages",
-    Field("requires", _REQUIREMENTS, "Packages to install, as wheels only.", required=_NO_PACKAGE),
+    Field("requires", _REQUIREMENTS, "Packages to install, as wheels unless `build` names them.", required=_NO_PACKAGE),
     _CONSTRAINTS,
     _REPLACE,
     Field("ignore-advisories", _IDS, "Advisories to ignore.", "ignored_advisories"),
     _INDEXES,
     _SOURCES,
     Field("released-before", _DATE, "Date (YYYY-MM-DD): no newer files, on indexes that state upload times."),
+    _BUILD,
 )
 
 _SLIM_PACKAGES = "Whether GPU code for other GPUs is left out of single packages (or globs); the first match applies."
@@ -274,6 +277,7 @@ _OVERRIDE = TableDeclaration(
     _REPLACE,
     _INDEXES,
     _SOURCES,
+    _BUILD,
     _SLIM,
     _PRECOMPILE,
     _ARGUMENTS,

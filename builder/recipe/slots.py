@@ -74,16 +74,27 @@ def slot_schema(check: Check) -> Schema:
     return {"type": "string", "pattern": f"{anchored(check.pattern)}|{placeholders.PATTERN}"}
 
 
-def _environment(parent: Table, key: str, slots: Slots) -> Pairs:
-    """Read `environment`: shells' names, no secrets, values on one line."""
-    table = parent.table(key)
-    for name in table:
-        if not re.fullmatch(patterns.ENVIRONMENT, name):
-            table.problem(name, f"`{printable(name)}` is not the name of an environment variable")
-        elif re.fullmatch(patterns.SECRET, name):
-            message = f"`{name}` is a secret: everybody could read it in the image"
-            table.problem(name, message, "set it when the image runs")
-    return tuple((name, _VALUE.read(table, name, slots)) for name in table)
+def _environment(shown_in: str, advice: str) -> ValueType:
+    """Return the type of environments: shells' names, no secrets, values on one line."""
+
+    def read(parent: Table, key: str, slots: Slots) -> Pairs:
+        table = parent.table(key)
+        for name in table:
+            if not re.fullmatch(patterns.ENVIRONMENT, name):
+                table.problem(name, f"`{printable(name)}` is not the name of an environment variable")
+            elif re.fullmatch(patterns.SECRET, name):
+                table.problem(name, f"`{name}` is a secret: everybody could read it in {shown_in}", advice)
+        return tuple((name, _VALUE.read(table, name, slots)) for name in table)
+
+    return ValueType(read=read, schema=_environment_schema)
+
+
+def _environment_schema() -> Schema:
+    return {
+        "type": "object",
+        "propertyNames": {"pattern": anchored(patterns.ENVIRONMENT), "not": {"pattern": anchored(patterns.SECRET)}},
+        "additionalProperties": _VALUE.schema(),
+    }
 
 
 def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
@@ -102,14 +113,8 @@ def _labels(parent: Table, key: str, slots: Slots, prefix: str = "") -> Pairs:
 
 
 _VALUE = slot(value_checks.optional_text)
-ENVIRONMENT = ValueType(
-    read=_environment,
-    schema=lambda: {
-        "type": "object",
-        "propertyNames": {"pattern": anchored(patterns.ENVIRONMENT), "not": {"pattern": anchored(patterns.SECRET)}},
-        "additionalProperties": _VALUE.schema(),
-    },
-)
+ENVIRONMENT = _environment("the image", "set it when the image runs")
+BUILD_ENVIRONMENT = _environment("the lock", "remove it: builds have no network")
 LABELS = ValueType(
     read=_labels,
     schema=lambda: {

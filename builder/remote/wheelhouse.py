@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from builder.host.concurrency import Progress
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
     from builder.remote.download import PartialFile
 
     _Get = Callable[..., requests.Response]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from agreement.stacks import Stack
     from builder.host.interpreters import Compiler
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
+    from builder.model.wheels import LockedWheel
 
 _SETTINGS = """\
 [[registry-mirrors]]

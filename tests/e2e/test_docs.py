@@ -32,6 +32,7 @@ _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it o
 _TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
 _VAULT = "needs a registry: tests/integration/test_vault.py"
 _GPU = "it needs a machine with a GPU, and minutes for each image"
+_HOURS = "hours of compilation: tests/integration/test_foundry_cell.py builds a small extension"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
     "scripts/test": "it runs this test",
@@ -51,6 +52,8 @@ ELSEWHERE = {
     "jbuild bench vllm-cpu-0.15.1 --concurrency 1,4,8 --output bench.json": "an hour of emulation: "
     "tests/integration/test_serve.py measures a small image",
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
+    "jbuild recipe vllm-0.20.2-flash-attn --until wheel": _HOURS,
+    "jbuild wheel flash-attn==2.8.3 --for vllm-0.20.2 --output wheels": _HOURS,
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Index(ThreadingHTTPServer):
-    """A simple package index of the wheels in a folder, with their hashes."""
+    """A simple package index of the wheels and source archives in a folder, with their hashes."""
 
     daemon_threads = True
 
@@ -46,10 +46,9 @@ class _IndexHandler(BaseHTTPRequestHandler):
             self.reply(self.file(name), "application/octet-stream")
             return
         name = name.replace("-", "_")
-        wheels = [path for path in sorted(self.server.folder.glob("*.whl")) if path.name.split("-")[0] == name]
-        link = '<a href="/files/{0}#sha256={1}" data-core-metadata="true">{0}</a>'
-        lines = (link.format(path.name, sha256_of(path)) for path in wheels)
-        self.reply("\n".join(lines).encode() if wheels else None, "text/html")
+        files = [path for path in sorted(self.server.folder.iterdir()) if path.name.split("-")[0] == name]
+        lines = map(link_to, files)
+        self.reply("\n".join(lines).encode() if files else None, "text/html")
 
     do_HEAD = do_GET  # noqa: N815  # http.server's name
 
@@ -86,6 +85,11 @@ def running_index(folder: Path) -> Iterator[Index]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def link_to(path: Path) -> str:
+    metadata = ' data-core-metadata="true"' if path.suffix == ".whl" else ""
+    return f'<a href="/files/{path.name}#sha256={sha256_of(path)}"{metadata}>{path.name}</a>'
 
 
 def sha256_of(path: Path) -> str:

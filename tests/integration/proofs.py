@@ -17,10 +17,10 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
+from builder.host.signing import Signer
 from builder.lock import lockfile
 from builder.model.verdicts import Answer, Verdict
 from builder.publish.evidence import evidence
-from builder.publish.signing import Signer
 
 if TYPE_CHECKING:
     from builder.model.audits import Audit

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from project import Project
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 pytestmark = [
     pytest.mark.timeout(300),

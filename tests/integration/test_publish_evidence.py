@@ -17,14 +17,15 @@ from publishing import all_on, push
 from servers import Fault, Registry, make_image, registry, running_front
 
 from builder.errors import IntegrityError, RegistryError, UsageError
+from builder.foundry.in_toto import PROVENANCE
 from builder.host.config import Config
+from builder.host.signing import Signer, is_signed
 from builder.model.audits import Audit
 from builder.model.locks import LockedBase
 from builder.publish import statements
 from builder.publish.attachments import evidence_of
 from builder.publish.bill.installed_packages import system_contents
 from builder.publish.push import PublicationError
-from builder.publish.signing import Signer, is_signed
 from builder.publish.stage import still_published
 from builder.remote.http import Retry
 from builder.remote.registry.referrers import add_referrers, referrers, tag_of
@@ -73,7 +74,7 @@ def test_oras_finds_what_is_attached(registry: Registry, image: Image, layout: P
     ) == [
         ("application/vnd.cyclonedx+json", None),
         ("application/vnd.in-toto+json", statements.VERDICT),
-        ("application/vnd.in-toto+json", statements.PROVENANCE),
+        ("application/vnd.in-toto+json", PROVENANCE),
         ("application/vnd.in-toto+json", statements.AUDIT),
     ]
     (bill,) = [each["digest"] for each in there if "cyclonedx" in each["artifactType"]]
@@ -113,7 +114,7 @@ def test_cosign_verifies_signature_and_attestations(
     checked = ("--insecure-ignore-tlog=true", "--allow-http-registry")
     key = f"--key={keys.public}"
     call("cosign", "verify", key, *checked, place(registry, image), folder=tmp_path)
-    for kind in (statements.VERDICT, statements.PROVENANCE, statements.SBOM):
+    for kind in (statements.VERDICT, PROVENANCE, statements.SBOM):
         said = call(
             "cosign", "verify-attestation", key, *checked, f"--type={kind}", place(registry, image), folder=tmp_path
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.images import Image
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 _STRICT = JsonStrictValidator(SchemaVersion.V1_5)
 TAR = "application/vnd.oci.image.layer.v1.tar"

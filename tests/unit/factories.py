@@ -13,10 +13,11 @@ from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.model.images import ImageSettings, Plan
-from builder.model.locks import Job, Lock, Locked, LockedBase, LockedWheel
+from builder.model.locks import Job, Lock, Locked, LockedBase
 from builder.model.model_files import LockedModel, ModelFile
 from builder.model.platforms import Platform
 from builder.model.recipes import Axis, Cell, Matrix, Model, PublishSpec, Recipe, ServerSpec, Spec, TagRule
+from builder.model.wheels import LockedWheel
 from builder.pipeline.cell import start
 from builder.pipeline.order import RunOptions
 

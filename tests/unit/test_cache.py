@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.images import Image
-    from builder.model.locks import Lock, LockedWheel
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
     from builder.project.cache.prune import PruneResult
 
 DAY = 86_400.0
@@ -499,4 +500,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "programs",
         "packed",
         "systems",
+        "sources",
+        "built",
     }

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from builder.image.render.layer_groups import WheelLayer
-    from builder.model.locks import LockedWheel
     from builder.model.model_files import LockedModel
+    from builder.model.wheels import LockedWheel
 
 VARIANT = "1-py3.11-c"
 LARGE = 100_000_000

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 TRANSFORMERS = {
     "transformers/models/auto/configuration_auto.py": b"CONFIG_MAPPING_NAMES = OrderedDict([('llama', 'L')])"

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.images import Image
-    from builder.model.locks import Lock, LockedWheel
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
 
 CRATES = {
     "bomFormat": "CycloneDX",

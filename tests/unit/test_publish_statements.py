@@ -17,8 +17,7 @@ from builder.host.records import as_bytes
 from builder.model.images import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
-from builder.publish.evidence import Evidence, artifact, cosign_evidence, signature_of, signed_payload, together
-from builder.publish.image_source import parts_of
+from builder.publish.evidence import Evidence, artifact, cosign_evidence, together
 from builder.publish.statements import (
     PAYLOAD_TYPE,
     VERDICT,
@@ -31,6 +30,8 @@ from builder.publish.statements import (
     verdict_predicate,
 )
 from builder.publish.trust import best
+from builder.remote.registry.cosign_images import signature_of, signed_payload
+from builder.remote.registry.manifests import parts_of
 
 IMAGE = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1234)
 PLAN = make_plan(content="p" * 64, command=("docker", "buildx"))

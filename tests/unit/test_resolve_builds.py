@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
     from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
 
 LIBRARY = {"torch/lib/libtorch_cuda.so": "x" * 1000}
 VERSION = "__version__ = '2.8.0'\ndebug = False\ncuda: Optional[str] = '{}'\nhip: Optional[str] = None\n"

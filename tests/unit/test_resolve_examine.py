@@ -188,7 +188,7 @@ def test_an_index_that_does_not_know_a_package(jet: TinyIndex, session: Session)
 
 def test_an_index_without_wheels_of_a_package(jet: TinyIndex, session: Session) -> None:
     jet.pages["flash-attn"] = [{"filename": "flash_attn-2.8.3.tar.gz", "url": "flash_attn-2.8.3.tar.gz", "hashes": {}}]
-    said = "it has source archives of flash-attn only, and jbuild installs wheels"
+    said = "it has source archives of flash-attn only, which `build` under [packages] makes wheels of"
     assert examined(jet, session, "flash-attn").said == said
     jet.pages["vllm"] = []
     assert examined(jet, session, "vllm==0.9.3").said == "it has no files of vllm"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 pytestmark = pytest.mark.usefixtures("quick_uv")
 

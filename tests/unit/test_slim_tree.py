@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 ORIN = SlimRules(sms=(87,), same_major=False)
@@ -156,7 +156,7 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.image.wheels import slim_tree
 from builder.image.wheels.tree import unpack, unpacking
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.model.slimming import SlimRules
 
 def killed(*_):

@@ -16,9 +16,9 @@ from gpu_code import make_cubin
 from builder.audit.byte_source import MalformedError
 from builder.audit.slim_tables import code_sections, slim_tables
 from builder.errors import UsageError
+from builder.foundry.wheel_names import wheel_name
 from builder.image.slim.package_rules import refusal
 from builder.image.slim.slim_wheel import labelled_name, slim_wheel
-from builder.image.slim.wheel_names import wheel_name
 from builder.model.slimming import SlimRules
 from slimming.gpu_library import make_container, make_entry, make_library
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 
 @dataclass
@@ -336,7 +336,7 @@ def test_two_processes_want_one_wheel(index: Index, session: Session, tmp_path: 
 from pathlib import Path
 from builder.host.config import Config
 from builder.host.console import Console
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 from builder.host.session import Session
 from builder.remote.wheelhouse import fetch
 from builder.host.paths import Workspace

@@ -20,9 +20,9 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.interpreters import Compiler, find_compiler
 from builder.host.session import Session
-from builder.image.wheels import standalone_python
 from builder.image.wheels.standalone_python import interpreter_tree, provide_compiler
 from builder.image.wheels.tree import EPOCH
+from builder.lock import python_archives
 from builder.model.locks import LockedInterpreter
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive({**FILES, "python/../../../evil": b"x"}))
     with pytest.raises(IntegrityError, match="is not an interpreter"):
-        standalone_python._unpack(path, tmp_path / "a" / "b", "3.12")
+        python_archives.unpack_archive(path, tmp_path / "a" / "b", "3.12")
     assert not (tmp_path / "evil").exists()
 
 

@@ -22,12 +22,12 @@ from builder.cli.gpu_option import sm_option
 from builder.cli.results import VerbFailure, failure_of, first_of, show, show_failures, table, without_controls
 from builder.cli.verb_options import cell_option, complete_recipes, refuse_options
 from builder.errors import AuditError, CellsFailedError, JbuildError, UsageError
+from builder.foundry.cell_builds import lock_with_wheels
 from builder.host import records
 from builder.host.paths import check_cache
 from builder.host.session import Session
 from builder.host.toml.documents import suggest
 from builder.jetson.platform import check_value
-from builder.lock.stage import lock_with_history
 from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
 from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict
 from builder.model.locks import Job
@@ -146,7 +146,7 @@ def _audits(jobs: Sequence[Job], session: Session) -> tuple[list[Audit], list[tu
     audits, failures = list[Audit](), list[tuple[str, JbuildError]]()
     for job in jobs:
         try:
-            lock = lock_with_history(job, session)
+            lock = lock_with_wheels(job, session)
             audit = audit_cell(job, lock, session)
             note_recovery(job, lock, audit, session)
             audits.append(audit)
@@ -173,7 +173,7 @@ def _name_kernels(recipe: str, selectors: Sequence[str], family: str, session: S
     selection.show_impossible()
     cells = []
     for job in selection.jobs():
-        verdicts, kernels = family_kernels(job, lock_with_history(job, session), family, session)
+        verdicts, kernels = family_kernels(job, lock_with_wheels(job, session), family, session)
         cells.append(FamilyCell(cell=job.cell.id, verdicts=verdicts, kernels=kernels))
     result = FamilyCells(recipe=selection.recipe.name, family=family, cells=tuple(cells))
     show(result, "\n\n".join("\n".join(_family_lines(cell, family)) for cell in cells), session.console)

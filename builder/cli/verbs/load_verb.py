@@ -15,12 +15,12 @@ from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.file_locks import in_use
 from builder.host.session import Session
+from builder.host.signing import public_keys
 from builder.model.publications import Publication
 from builder.publish.bundle.engine_loading import EngineImage, load_into_engine
 from builder.publish.bundle.opened import OpenBundle, open_bundle
 from builder.publish.bundle.registry_loading import push_bundle
 from builder.publish.promotion import PromoteOptions
-from builder.publish.signing import public_keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

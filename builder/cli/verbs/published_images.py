@@ -27,9 +27,9 @@ from builder.errors import RegistryError, UsageError
 from builder.host import records
 from builder.host.file_locks import in_use
 from builder.host.session import Session
+from builder.host.signing import public_keys
 from builder.model.publications import Publication
 from builder.publish.promotion import PromoteOptions, PromotionCandidate, from_cell, from_image, is_about, promote
-from builder.publish.signing import public_keys
 from builder.publish.stage import required_targets
 from builder.publish.tag_status import TagState, overview
 from builder.publish.trust import write_verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.results import VerbFailure, failed_text, failure_of
 from builder.errors import JbuildError
+from builder.host import records
 from builder.host.paths import CellFolder
 from builder.host.session import Session
 from builder.host.toml.documents import printable
@@ -19,6 +20,7 @@ from builder.image.render.image_labels import slim_sizes, slim_text
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons
 from builder.model import locks
+from builder.model.builds import LockedBuild
 from builder.model.images import SlimSize
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
@@ -44,8 +46,20 @@ class ShownModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShownBuild:
+    """A package that the cell builds; `wheel` is the file name of its wheel, None before it is built."""
+
+    name: str
+    version: str
+    source: str
+    patches: tuple[str, ...]
+    fingerprint: str
+    wheel: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShownLock:
-    """The lock of a cell; `packages` are versions by name."""
+    """The lock of a cell; `packages` are versions by name, of packages with a wheel or a build."""
 
     path: str
     base: locks.LockedBase
@@ -56,6 +70,7 @@ class ShownLock:
     torch_cuda: str | None
     packages: dict[str, str]
     models: tuple[ShownModel, ...]
+    builds: tuple[ShownBuild, ...] | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +150,8 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
         return ImpossibleCell(**head)
     job = job_of(recipe, cell)
     head |= {"platform": job.platform, "spec": job.spec}
-    path = session.workspace.lock(recipe.name, cell.id)
-    failures = open_failures(runs(session.workspace.cell(recipe.name, cell.id)))
+    path, folder = session.workspace.lock(recipe.name, cell.id), session.workspace.cell(recipe.name, cell.id)
+    failures = open_failures(runs(folder))
     try:
         lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
         states = preview(job, session, RunOptions(until=STAGES[-1]))
@@ -145,14 +160,14 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     failed = {failure.stage for failure in failures}
     return ShownCell(
         **head,
-        lock=_lock(lock, path) if lock else None,
+        lock=_lock(CellRecords(folder).with_built(lock), path) if lock else None,
         stages={
             state.stage: "failed" if state.state == "run" and state.stage in failed else state.state for state in states
         },
         failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
         failures=failures,
         slim=in_words(job),
-        slimmed=_slimmed(session.workspace.cell(recipe.name, cell.id)),
+        slimmed=_slimmed(folder),
     )
 
 
@@ -170,11 +185,23 @@ def _lock(lock: locks.Lock, path: Path) -> ShownLock:
         rules=lock.rules,
         warnings=lock.warnings,
         torch_cuda=lock.torch_cuda,
-        packages={wheel.name: wheel.version for wheel in lock.wheels},
+        packages=dict(sorted(lock.versions.items())),
         models=tuple(
             ShownModel(name=model.name, revision=model.revision, size=model.size, stand_in=model.stand_in)
             for model in lock.models
         ),
+        builds=tuple(_build(build, lock) for build in lock.builds) if lock.builds else None,
+    )
+
+
+def _build(build: LockedBuild, lock: locks.Lock) -> ShownBuild:
+    return ShownBuild(
+        name=build.name,
+        version=build.version,
+        source=build.source.words,
+        patches=tuple(patch.name for patch in build.patches),
+        fingerprint=build.fingerprint,
+        wheel=next((wheel.filename for wheel in lock.built_wheels if wheel.name == build.name), None),
     )
 
 
@@ -231,6 +258,9 @@ def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
         yield f"  note        {cell.note}"
     yield f"  base        {spec.base or platform.base}"
     yield f"  requires    {', '.join(spec.requires)}"
+    if spec.builds:
+        names = ", ".join(build.name for build in spec.builds.packages)
+        yield f"  build       {names or 'packages without a wheel that fits'}"
     if spec.constraints:
         yield f"  constraints {', '.join(spec.constraints)}"
     if spec.replace:
@@ -266,6 +296,7 @@ def _lock_lines(lock: ShownLock) -> Iterator[str]:
     leading = ", ".join(f"{name} {packages[name]}" for name in locks.LEADING if name in packages)
     yield f"  lock        {lock.path}"
     yield f"  wheels      {len(packages)}: {leading}, …"
+    yield from (f"  build       {build.name}: {build.wheel or 'not built yet'}" for build in lock.builds or ())
     if lock.torch_cuda:
         yield f"  torch       a build for CUDA {lock.torch_cuda}"
     yield from (f"  applied     {rule.rule} ({rule.why})" for rule in lock.rules)

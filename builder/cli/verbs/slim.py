@@ -16,6 +16,7 @@ from builder.cli.cell_selection import session_verb
 from builder.cli.gpu_option import sm_option
 from builder.cli.results import show, without_controls
 from builder.errors import DiskError, UsageError
+from builder.foundry.wheel_names import wheel_name
 from builder.host.session import Session
 from builder.host.units import size_of
 from builder.image.precompile.loose_modules import compile_loose
@@ -23,7 +24,6 @@ from builder.image.precompile.module_compiler import compiled_entries
 from builder.image.slim.entry_choice import AddedEntry
 from builder.image.slim.package_rules import refusal, slimmed_label
 from builder.image.slim.slim_wheel import CompiledLibraries, labelled_name, slim_wheel
-from builder.image.slim.wheel_names import wheel_name
 from builder.jetson.boards import dotted_sm
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value

@@ -65,12 +65,13 @@ def _resolved(why: Why) -> Iterator[str]:
 
 def _reason(reason: Reason) -> Iterator[str]:
     newest = "the newest" if reason.newest in (None, reason.version) else f"the newest is {reason.newest}"
-    yield f"{reason.name} {reason.version} from {reason.index} ({newest})"
+    source = f"built from {reason.built}" if reason.built else f"from {reason.index} ({newest})"
+    yield f"{reason.name} {reason.version} {source}"
     for requirement in sorted(reason.asks, key=lambda text: text not in reason.held_by)[:_MOST]:
         yield f"  {requirement}" + ("  <- this excludes the newest" if requirement in reason.held_by else "")
     if len(reason.asks) > _MOST:
         yield f"  and {len(reason.asks) - _MOST} more requirements"
-    if not reason.held_by and reason.newest not in (None, reason.version):
+    if not reason.built and not reason.held_by and reason.newest not in (None, reason.version):
         yield "  no requirement excludes the newest: the lock keeps this version, or newer ones have unmet requirements"
 
 

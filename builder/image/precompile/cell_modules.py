@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.image.precompile.module_compiler import FetchCubin
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
+    from builder.model.wheels import LockedWheel
 
 
 def cell_modules(job: Job, lock: Lock, slimmed: Collection[str], session: Session) -> dict[str, CompiledWheel]:

@@ -9,6 +9,7 @@ from builder.audit import elf, fatbin, kernel_names, wheel_reader
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.code_targets import target_name
 from builder.errors import BuildError
+from builder.foundry.wheel_zip import source_blocks
 from builder.host import process
 from builder.host.concurrency import TaskGroup
 from builder.host.file_locks import scratch
@@ -18,7 +19,6 @@ from builder.image.precompile.cubin_entry import entry_bytes
 from builder.image.precompile.cubin_store import key_of, store_cubin, stored_cubin
 from builder.image.precompile.ptxas import options_of
 from builder.image.slim.entry_choice import AddedEntry
-from builder.image.slim.wheel_zip import source_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

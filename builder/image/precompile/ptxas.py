@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.model.audits import GpuTarget
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
 
 _PROGRAM = re.compile(r"nvidia/[^/]+/bin/ptxas")
 _RELEASE = re.compile(r"release \d+\.\d+, V(\d+\.\d+\.\d+)")

@@ -7,15 +7,15 @@ counts only if the artifact states these inputs and the cubin has the kernels of
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.host import records
 from builder.host.config import with_options
-from builder.host.records import as_bytes
 from builder.image.precompile.cubin_store import checked_cubin, fingerprint_of, store_frame, stored_frame
+from builder.remote.registry.manifests import TaggedArtifact
 from builder.remote.registry.reference import Reference
-from builder.remote.registry.registry_client import OCI_MANIFEST, connect
+from builder.remote.registry.registry_client import connect
 from builder.remote.registry.transport import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 ARTIFACT = "application/vnd.jbuild.kernels.v1"
 _CUBIN = "application/vnd.nvidia.cubin+zstd"
-_EMPTY = "application/vnd.oci.empty.v1+json"
 _INPUTS = "io.jbuild.kernels.inputs"
 _LARGEST = 256 << 20
 
@@ -75,7 +74,7 @@ def _pulled(client: RegistryClient, repository: str, key: CubinKey) -> bytes | N
     """Return the compressed cubin of a registry, or None if it has none with these inputs."""
     try:
         content, _ = client.get_manifest(repository, fingerprint_of(key))
-        layer = _layer(content, key)
+        layer = _artifact(key).layer(content, _LARGEST)
         if layer is None:
             return None
         blocks: list[bytes] = []
@@ -83,17 +82,6 @@ def _pulled(client: RegistryClient, repository: str, key: CubinKey) -> bytes | N
     except ImageMissingError:
         return None
     return b"".join(blocks)
-
-
-def _layer(manifest: bytes, key: CubinKey) -> dict[str, Any] | None:
-    try:
-        document = json.loads(manifest)
-        (layer,) = document["layers"]
-        stated, size = document["annotations"][_INPUTS], layer["size"]
-        fits = document["artifactType"] == ARTIFACT and stated == _stated(key) and 0 < size <= _LARGEST
-    except (ValueError, KeyError, TypeError):
-        return None
-    return layer if fits and isinstance(layer.get("digest"), str) else None
 
 
 def push_cubins(keys: Sequence[CubinKey], registry: str, repository: str, session: Session) -> int:
@@ -109,26 +97,14 @@ def push_cubins(keys: Sequence[CubinKey], registry: str, repository: str, sessio
         for key in keys:
             frame = stored_frame(session.workspace.cubin(fingerprint_of(key)))
             if frame and client.head_manifest(name.repository, fingerprint_of(key)) is None:
-                _push(client, name.repository, key, BytesBlob(frame))
+                _artifact(key).put(client, name.repository, fingerprint_of(key), BytesBlob(frame))
                 pushed += 1
             task.advance(1)
     return pushed
 
 
-def _push(client: RegistryClient, repository: str, key: CubinKey, blob: BytesBlob) -> None:
-    empty = BytesBlob(b"{}")
-    for content in (empty, blob):
-        if not client.has_blob(repository, content.digest, right="push", size=content.size):
-            client.send_blob(repository, content)
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "artifactType": ARTIFACT,
-        "config": {"mediaType": _EMPTY, "digest": empty.digest, "size": empty.size},
-        "layers": [{"mediaType": _CUBIN, "digest": blob.digest, "size": blob.size}],
-        "annotations": {_INPUTS: _stated(key)},
-    }
-    client.put_manifest(repository, fingerprint_of(key), as_bytes(manifest), OCI_MANIFEST)
+def _artifact(key: CubinKey) -> TaggedArtifact:
+    return TaggedArtifact(artifact_type=ARTIFACT, media_type=_CUBIN, annotations={_INPUTS: _stated(key)})
 
 
 def _stated(key: CubinKey) -> str:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from builder.host.toml.documents import Table
-    from builder.model.locks import LockedWheel
     from builder.model.model_files import LockedModel, ModelFile
+    from builder.model.wheels import LockedWheel
 
 # A wheel or a model's file from this size on (bytes, compressed) has its own layer, so that other changes do
 # not transfer it again.

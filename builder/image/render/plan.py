@@ -21,8 +21,9 @@ from builder.image.render.layer_groups import model_layers, wheel_layers
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import spdx_of
 from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
-from builder.image.wheels.standalone_python import HOME, interpreter_tree, provide_compiler
+from builder.image.wheels.standalone_python import interpreter_tree, provide_compiler
 from builder.image.wheels.tree import prepare, unpacking, variant
+from builder.lock.python_archives import HOME
 from builder.model.images import ImageSettings, Plan, SlimmedWheel, site_packages
 from builder.models.fetch import fetch_model
 

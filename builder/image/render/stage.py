@@ -35,11 +35,16 @@ class _RenderStage(Stage[Plan]):
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
         """Return what of the recipe ends up in the image, templates, scripts and pinned system layers."""
         workspace, spec = run.session.workspace, run.job.spec
-        # What an image is asked and where it goes do not change it; how long it may take to start stands in it.
+        # What an image is asked and where it goes do not change it; how long it may take to start stands in it. The
+        # lock has its builds.
         smoke, publish = SmokeSpec(ready_within_s=spec.smoke.ready_within_s), PublishSpec(repository="")
+        spec = replace(spec, waivers=(), smoke=smoke, publish=publish, builds=None)
         return {
             "jbuild": (__version__, groups()),
-            "recipe": (replace(spec, waivers=(), smoke=smoke, publish=publish), run.job.recipe.description),
+            "recipe": (
+                replace(spec, waivers=(), smoke=smoke, publish=publish, builds=None),
+                run.job.recipe.description,
+            ),
             "settings": run.session.config.compression,
             "lock": sha256_of_file(workspace.systems),
             "templates": _templates(workspace),
@@ -48,9 +53,10 @@ class _RenderStage(Stage[Plan]):
     def run_inputs(self, run: CellRun) -> object:
         python, workspace = run.lock.platform.python, run.session.workspace
         compiler = find_compiler(python, run.lock.compiler, workspace.interpreters)
-        # Without slimming, the same inputs as ever.
+        # Without slimming and builds, the same inputs as ever.
         slim = (slim_key(slim_rules(run.lock.platform)),) if in_words(run.job) else ()
-        return lockfile.content(run.lock), variant(python, compiler), *slim
+        built = ([wheel.sha256 for wheel in run.lock.built_wheels],) if run.lock.builds else ()
+        return lockfile.content(run.lock), variant(python, compiler), *slim, *built
 
     def holds(self, run: CellRun, record: Plan) -> bool:
         folder = run.folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.audit.slim_tables import unchanged_row
 
 if TYPE_CHECKING:
-    from builder.image.slim.wheel_names import WheelName
+    from builder.foundry.wheel_names import WheelName
     from builder.model.slimming import SlimRules
 
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.slim_tables import code_sections
-from builder.host.concurrency import Progress, map_with_progress
-from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
-from builder.image.slim import elf_layout
-from builder.image.slim.loose_cubins import LooseCubin, cubin_reports, judge_cubin
-from builder.image.slim.package_rules import refusal
-from builder.image.slim.slim_library import SlimLibrary, has_code, slim_library, unchanged
-from builder.image.slim.wheel_names import (
+from builder.foundry.wheel_names import (
     SIGNATURES,
     labelled_metadata,
     renaming,
     updated_record,
     wheel_name,
 )
-from builder.image.slim.wheel_zip import WheelWriter, crc32_of, deflate, file_blocks, member_of, source_blocks
+from builder.foundry.wheel_zip import WheelWriter, crc32_of, deflate, file_blocks, member_of, source_blocks
+from builder.host.concurrency import Progress, map_with_progress
+from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
+from builder.image.slim import elf_layout
+from builder.image.slim.loose_cubins import LooseCubin, cubin_reports, judge_cubin
+from builder.image.slim.package_rules import refusal
+from builder.image.slim.slim_library import SlimLibrary, has_code, slim_library, unchanged
 from builder.model.slimming import SlimReport
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from builder.audit.byte_source import ByteSource
     from builder.audit.wheel_reader import Member
+    from builder.foundry.wheel_names import Renaming, WheelName
+    from builder.foundry.wheel_zip import Deflation
     from builder.image.slim.entry_choice import AddedEntry
-    from builder.image.slim.wheel_names import Renaming, WheelName
-    from builder.image.slim.wheel_zip import Deflation
     from builder.model.slimming import SlimmedLibrary, SlimRules
 
 # Another version of the writer gives other bytes.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.host.toml.documents import Table
-    from builder.model.locks import Lock, LockedWheel
+    from builder.model.locks import Lock
+    from builder.model.wheels import LockedWheel
 
 _NAMES = Path(__file__).with_name("licences.toml")
 _CLASSIFIER = re.compile(r"License :: (?:OSI Approved :: )?(.+)")

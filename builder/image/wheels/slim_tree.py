@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.slim_tables import code_sections, cubin_glob, slim_tables
 from builder.errors import IntegrityError
+from builder.foundry.wheel_names import Renaming, updated_record
 from builder.host import records
 from builder.image.precompile.module_compiler import CompiledEntries, compiled_entries
 from builder.image.slim import elf_layout
 from builder.image.slim.loose_cubins import cubin_reports, judge_cubin
 from builder.image.slim.slim_library import has_code, slim_library
 from builder.image.slim.slim_wheel import ALGORITHM
-from builder.image.slim.wheel_names import Renaming, updated_record
 from builder.model.images import SlimmedWheel
 from builder.model.slimming import TreeReport
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.image.slim.loose_cubins import LooseCubin
-    from builder.model.locks import LockedWheel
     from builder.model.precompiled import CompiledWheel, CubinKey
     from builder.model.slimming import SlimmedLibrary, SlimRules
+    from builder.model.wheels import LockedWheel
 
 _ELF = b"\x7fELF"
 _REPORT = "jbuild-slim.json"

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
     from builder.host.session import Session
     from builder.host.toml.documents import Table
-    from builder.model.locks import LockedWheel
     from builder.model.precompiled import CompiledWheel
     from builder.model.slimming import SlimRules
+    from builder.model.wheels import LockedWheel
 
 # The time of every file, 1980-01-01: the earliest in a zip archive.
 EPOCH = 315532800

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.paths import Workspace
+    from builder.model.builds import LockedBuild
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,8 @@ KINDS = (
     Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
     Kind(name="tools", folder="tools", pattern="*", of="wheels"),
     Kind(name="compiled kernels", folder="cubins", pattern="??/*", of="nothing"),
+    Kind(name="sources", folder="sources", pattern="??/*", of="wheels"),
+    Kind(name="built wheels", folder="built", pattern="??/*.json", of="nothing"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
@@ -94,17 +97,29 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
         pin.model for path in (workspace.project / "locks").glob("*/models.toml") for pin in model_pins.read(path)
     ]
     cells = sorted((workspace.project / "build").glob("*/*"))
-    images = [CellRecords(CellFolder(path=path)).image() for path in cells]
+    cell_records = [CellRecords(CellFolder(path=path)) for path in cells]
+    images, built = [of_cell.image() for of_cell in cell_records], [of_cell.built() for of_cell in cell_records]
     interpreters = {lock.interpreter.sha256 for lock in locks if lock.interpreter}
     return References(
         wheels=frozenset(interpreters).union(
-            wheel.sha256 for lock in locks for wheel in (*lock.wheels, *(lock.tools or ()))
+            (wheel.sha256 for lock in locks for wheel in (*lock.wheels, *(lock.tools or ()))),
+            (sha256 for lock in locks for build in lock.builds or () for sha256 in _inputs(build)),
+            (wheel.wheel.sha256 for record in built if record for wheel in record.wheels),
         ),
         models=frozenset(
             file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
         ),
         images=frozenset(image.digest for image in images if image),
     )
+
+
+def _inputs(build: LockedBuild) -> Iterator[str]:
+    """Yield the sha256 of the files that a build needs."""
+    yield build.source.sha256
+    yield from (wheel.sha256 for wheel in build.requirements)
+    yield from (tool.sha256 for tool in build.tools)
+    if build.target.torch:
+        yield build.target.torch.sha256
 
 
 def entries(workspace: Workspace, needed: References) -> Iterator[CacheEntry]:

@@ -10,7 +10,7 @@ from builder.host import records
 from builder.lock import lockfile
 from builder.model.locks import Locked
 from builder.pipeline.cell import start
-from builder.pipeline.order import STAGES
+from builder.pipeline.order import stages_of
 from builder.pipeline.stage import stage_of
 from builder.recipe.matrix import job_of
 
@@ -43,7 +43,7 @@ def _inputs(job: Job, session: Session) -> CellInputs:
     if lock := lockfile.read(path, recipe=job.recipe.name, cell=job.cell.id):
         run = run.with_records(Locked(lock=lock))
     values: dict[str, dict[str, object]] = {}
-    for stage in STAGES:
+    for stage in stages_of(job.spec):
         for name, value in stage_of(stage).project_inputs(run).items():
             values.setdefault(name, {})[stage] = value
     return {name: records.fingerprint(by_stage) for name, by_stage in values.items()}

@@ -142,7 +142,11 @@ def fields_of(lock: Lock) -> dict[str, Any]:
     return {
         "packages": tuple(
             ComparedPart(name=wheel.name, version=wheel.version, content=wheel.sha256, size=wheel.size)
-            for wheel in lock.wheels
+            for wheel in lock.as_written.wheels
+        )
+        + tuple(
+            ComparedPart(name=build.name, version=build.version, content=build.fingerprint)
+            for build in lock.builds or ()
         ),
         "models": tuple(
             ComparedPart(

@@ -129,8 +129,11 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
 
 
 def _shipped_recipes(folders: tuple[Path, ...]) -> Iterator[Recipe]:
-    """Return the recipes that ship with jbuild, whose folder is the last: only these are known to work."""
-    return load_valid(recipe_paths(folders[-1:]).values())
+    """Yield the recipes that ship with jbuild, whose folder is the last: only these are known to work.
+
+    Recipes with packages to build are variants of others, for hours of work.
+    """
+    yield from (recipe for recipe in load_valid(recipe_paths(folders[-1:]).values()) if recipe.spec.builds is None)
 
 
 def _most_similar(answers: Answers, recipes: Iterable[Recipe]) -> Recipe | None:

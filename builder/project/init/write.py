@@ -81,6 +81,7 @@ def render(proposal: Proposal) -> str:
         for_board=answers.board != NO_BOARD,
         model_name=model.name if model else _model_name(answers.model or ""),
         licence=model.licence if model else None,
+        package=re.split(r"[^a-z0-9-]", spec.requires[0])[0],
     )
     reasons = _reasons(proposal.like.path) if proposal.like else {}
     lines = (line for row in text.splitlines() for line in (*reasons.get(_code(row), ()), _aligned(row)))

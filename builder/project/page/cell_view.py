@@ -38,6 +38,7 @@ StepState = Literal["done", "failed", "stale", "to do"]
 _MOST_RUNS = 20
 _REACHED: dict[str, State] = {
     "lock": "locked",
+    "wheel": "locked",
     "audit": "audited",
     "render": "planned",
     "build": "built",
@@ -112,6 +113,11 @@ class CellRecordsView:
     runs: tuple[HistoryRun, ...] = ()
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the cell: with that of wheels if its lock has some to build."""
+        return tuple(stage for stage in STAGES if stage != "wheel" or (self.lock and self.lock.builds))
+
+    @property
     def is_stale(self) -> bool:
         """Whether the image was made from another lock than the current one."""
         return bool(self.image and self.content and dict(self.image.labels).get("io.jbuild.lock") != self.content)
@@ -125,6 +131,8 @@ class CellRecordsView:
             return bool(self.publication and self.publication.digest == digest and not self.publication.failures)
         if stage == "audit":
             return bool(self.audit and not self.audit.counted("error"))
+        if stage == "wheel":
+            return bool(self.lock and len(self.lock.built_wheels) == len(self.lock.builds or ()))
         return {"lock": self.lock, "render": self.plan, "build": self.image}[stage] is not None
 
     def failures(self) -> tuple[Failure, ...]:
@@ -209,7 +217,7 @@ def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecor
         flaw = error.message
     records = CellRecords(folder)
     return CellRecordsView(
-        lock=lock,
+        lock=records.with_built(lock) if lock else None,
         content=content,
         flaw=flaw,
         audit=records.audit(),
@@ -227,7 +235,7 @@ def _state(view: CellRecordsView, failures: Sequence[Failure]) -> State:
     if view.is_stale:
         return "stale"
     reached: State = "not begun"
-    for stage in STAGES:
+    for stage in view.stages:
         if not view.done(stage):
             return reached
         reached = _REACHED[stage]
@@ -246,7 +254,7 @@ def _steps(view: CellRecordsView, failures: Sequence[Failure]) -> tuple[StageVie
     failed = {failure.stage for failure in failures}
     seconds = {result.stage: result.seconds for run in view.runs for result in run.stages if result.ran}
     steps = []
-    for stage in STAGES:
+    for stage in view.stages:
         state: StepState = "done" if view.done(stage) else "to do"
         if stage in failed:
             state = "failed"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
+from builder.foundry.cyclonedx import Component, properties, purl, sha256_entry
 from builder.image.wheels.licences import licence, licences
 from builder.jetson.boards import dotted_sm
 from builder.publish.bill.debian_packages import spdx_names
@@ -13,35 +14,42 @@ from builder.publish.bill.debian_packages import spdx_names
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from builder.model.builds import LockedBuild
     from builder.model.images import SlimmedWheel
-    from builder.model.locks import LockedBase, LockedInterpreter, LockedWheel
+    from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.model_files import LockedModel
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.debian_packages import DebianPackage
     from builder.publish.bill.installed_packages import InstalledPackages, PythonDistribution
 
-Component = dict[str, Any]
 _HUB_SOURCE = re.compile(r"hf://([^/@\s]+)/([^/@\s]+)(@.*)?")
 
 
-def purl(kind: str, *names: str, version: str, **qualifiers: str) -> str:
-    """Return a package URL; `names` are its namespace and its name."""
-    path = "/".join(quote(name, safe="") for name in names)
-    tail = "&".join(f"{key}={quote(value, safe=':')}" for key, value in sorted(qualifiers.items()) if value)
-    return f"pkg:{kind}/{path}@{quote(version, safe=':')}" + (f"?{tail}" if tail else "")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelChanges:
+    """How the content of a wheel differs from an index's: what it lost, and the build that made it."""
+
+    slimmed: SlimmedWheel | None = None
+    build: LockedBuild | None = None
 
 
-def wheel_component(wheel: LockedWheel, metadata: bytes | None, slimmed: SlimmedWheel | None = None) -> Component:
+def wheel_component(wheel: LockedWheel, metadata: bytes | None, changes: WheelChanges | None = None) -> Component:
     """Return the component of a wheel.
 
     What is left of a slimmed wheel has no file with a hash: the hash is that of its ancestor.
     """
+    slimmed, build = (changes.slimmed, changes.build) if changes else (None, None)
     reference = purl("pypi", wheel.name, version=wheel.version)
     identity = {"type": "library", "name": wheel.name, "version": wheel.version, "purl": reference}
     changed = {"slim_record": f"sha256:{slimmed.record}"} if slimmed else {}
+    pedigree = {"pedigree": _source_pedigree(build)} if build else {}
+    if slimmed:
+        pedigree = {"pedigree": _pedigree({**identity, **pedigree}, slimmed)}
     return {
         **identity,
         "bom-ref": reference,
-        **({"pedigree": _pedigree(identity, slimmed)} if slimmed else {"hashes": [_hash(wheel.sha256)]}),
+        **({} if slimmed else {"hashes": [sha256_entry(wheel.sha256)]}),
+        **pedigree,
         "properties": properties(filename=wheel.filename, index=wheel.index, **changed),
         **_with_licences(licences(metadata)),
     }
@@ -55,11 +63,34 @@ def _pedigree(identity: Component, slimmed: SlimmedWheel) -> dict[str, Any]:
     compiled = f"; ptxas {cubins[0].ptxas} compiled {len(cubins)} of its modules" if cubins else ""
     same_major = {True: "stays", False: "went", None: "stays beside PTX"}[rules.same_major]
     return {
-        "ancestors": [{**identity, "hashes": [_hash(slimmed.sha256)]}],
+        "ancestors": [{**identity, "hashes": [sha256_entry(slimmed.sha256)]}],
         "patches": [{"type": "unofficial"}],
         "notes": f"jbuild left out GPU code that does not run on SM {sms} (algorithm {slimmed.algorithm}; SASS of "
         f"lower minors of the same major {same_major}): {slimmed.removed} of {slimmed.before} bytes of libraries went"
         f"{compiled}",
+    }
+
+
+def _source_pedigree(build: LockedBuild) -> dict[str, Any]:
+    """Return what a built wheel was made of: its source, and the patches of it."""
+    source, qualifiers = build.source, dict[str, str]()
+    if source.kind == "git":
+        qualifiers = {"vcs_url": f"git+{source.location}@{source.commit}"}
+    ancestor = {
+        "type": "library",
+        "name": build.name,
+        "version": build.version,
+        "purl": purl("pypi", build.name, version=build.version, **qualifiers),
+        "hashes": [sha256_entry(source.sha256)],
+    }
+    names = ", ".join(f"{patch.name} (sha256 {patch.sha256})" for patch in build.patches)
+    target = build.target
+    gpus = f" for SM {', '.join(target.gpus)}" if target.gpus else ""
+    notes = f"jbuild built it from {source.words}{gpus}, Python {target.python} and glibc {target.glibc}"
+    return {
+        "ancestors": [ancestor],
+        **({"patches": [{"type": "unofficial"} for _ in build.patches]} if build.patches else {}),
+        "notes": f"{notes}; patches: {names}" if names else notes,
     }
 
 
@@ -95,7 +126,7 @@ def model_component(model: LockedModel) -> Component:
                 "type": "file",
                 "bom-ref": f"{reference}/{file.path}",
                 "name": file.path,
-                "hashes": [_hash(file.sha256)],
+                "hashes": [sha256_entry(file.sha256)],
                 "properties": properties(size=str(file.size)),
             }
             for file in model.files
@@ -110,7 +141,7 @@ def base_component(base: LockedBase) -> Component:
         "bom-ref": f"base:{base.digest}",
         "name": base.name,
         "version": base.digest,
-        "hashes": [_hash(base.digest.partition(":")[2])],
+        "hashes": [sha256_entry(base.digest.partition(":")[2])],
         "properties": properties(used=base.used, stand_in=base.stand_in),
     }
 
@@ -123,7 +154,7 @@ def interpreter_component(interpreter: LockedInterpreter) -> Component:
         "name": "python",
         "version": interpreter.version,
         "purl": purl("generic", "python", version=interpreter.version),
-        "hashes": [_hash(interpreter.sha256)],
+        "hashes": [sha256_entry(interpreter.sha256)],
         "properties": properties(release=interpreter.release),
     }
 
@@ -178,15 +209,6 @@ def _debian_licences(texts: Iterable[str]) -> list[dict[str, Any]]:
     named = dict.fromkeys(spdx_names(texts))
     found = {spdx or name: {"id": spdx} if spdx else {"name": name} for name, spdx in named}
     return [{"license": found[key]} for key in sorted(found)]
-
-
-def properties(**values: str | None) -> list[dict[str, str]]:
-    """Return jbuild's own properties that are set."""
-    return [{"name": f"io.jbuild.{name.replace('_', '-')}", "value": value} for name, value in values.items() if value]
-
-
-def _hash(sha256: str) -> dict[str, str]:
-    return {"alg": "SHA-256", "content": sha256}
 
 
 def _with_licences(found: list[dict[str, Any]]) -> dict[str, Any]:

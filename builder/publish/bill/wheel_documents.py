@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from builder.host.paths import Workspace
-    from builder.model.locks import LockedWheel
+    from builder.model.wheels import LockedWheel
     from builder.publish.bill.installed_packages import PythonDistribution
 
 LARGEST_BILL = 16 << 20

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from builder.host.session import Session
-    from builder.model.locks import LockedWheel
     from builder.model.platforms import Platform
+    from builder.model.wheels import LockedWheel
 
 FOLDER = "jbuild"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")

@@ -1,4 +1,4 @@
-"""The small project in a bundle: recipe, golden tokens, templates, locks and records of one cell."""
+"""The small project in a bundle: recipe, patches, golden tokens, templates, locks and records of one cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from builder.model.locks import Job
 
 # The records of the stages, and whether a bundle has them without a passed verdict.
-_RECORDS = ("audit", "render", "build")
+_RECORDS = ("wheel", "audit", "render", "build")
 _VERDICT_RECORD = "smoke"
 
 
@@ -30,6 +30,9 @@ def project_members(job: Job, session: Session, *, proven: bool) -> Iterator[Bun
     workspace, recipe = session.workspace, job.recipe
     sources = {f"recipes/{recipe.name}.toml": recipe.path}
     sources[f"recipes/golden/{recipe.name}.toml"] = workspace.golden(recipe.path)
+    builds = recipe.spec.builds, *(rule.builds for rule in recipe.overrides)
+    patches = {patch for listed in builds if listed for build in listed.packages for patch in build.patches}
+    sources |= {f"recipes/{patch}": recipe.path.parent / patch for patch in sorted(patches)}
     sources |= {f"dockerfiles/{path.name}": path for path in _templates(job, session)}
     for path in (workspace.lock(recipe.name, job.cell.id), workspace.model_lock(recipe.name), workspace.systems):
         sources[path.relative_to(workspace.project).as_posix()] = path

@@ -12,8 +12,9 @@ from builder.image.oci.layout import read_image
 from builder.pipeline.cell import CellRecords
 from builder.pipeline.history import published, runs
 from builder.publish.bundle.bundle_reading import read_bundle
-from builder.publish.image_source import from_registry, parts_of
+from builder.publish.image_source import from_registry
 from builder.remote.registry.base_lookup import connect_in
+from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.reference import DIGEST_PATTERN, Reference
 
 if TYPE_CHECKING:

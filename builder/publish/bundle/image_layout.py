@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from builder.host.records import as_bytes
-from builder.publish.attachments import cosign_image, cosign_tag
 from builder.publish.bundle.members import BundleMember, text_member
-from builder.publish.evidence import CosignTag
+from builder.remote.registry.cosign_images import CosignTag, cosign_image, cosign_tag
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST
 from builder.remote.registry.upload import BytesBlob
 

@@ -10,9 +10,10 @@ from builder.errors import IntegrityError
 from builder.host.json_documents import decode_json
 from builder.image.oci.layout import blob, open_blob
 from builder.model.images import Descriptor
-from builder.publish.attachments import cosign_tag
-from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
-from builder.publish.image_source import ImageSource, LayoutBlob, ordered, parts_of
+from builder.publish.evidence import Artifact, Evidence
+from builder.publish.image_source import ImageSource, LayoutBlob, ordered
+from builder.remote.registry.cosign_images import CosignLayer, CosignTag, cosign_tag
+from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.referrers import Referrer
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT
 

@@ -1,7 +1,7 @@
-"""A package index on loopback that serves pinned packages to uv.
+"""A package index on loopback that serves pinned packages and packages to build to uv.
 
-uv takes a package from the first index that has it. The proxy is the first and has the pinned packages only, so they
-come from their index or not at all; for all others it answers 404, and uv continues with its own indexes.
+uv takes a package from the first index that has it. The proxy is the first and has these packages only, so they come
+from their index or not at all; for all others it answers 404, and uv continues with its own indexes.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class IndexProxy(ThreadingHTTPServer):
         return candidate.file.url if candidate else match[0]
 
     def _upstream_index(self, match: re.Match[str]) -> str:
-        index = self.view.pins.index(match[1]) if match[1] else None
-        if index is None:
+        index = self.view.index_of(match[1]) if match[1] else None
+        if index is None or not index.addresses:
             return "the index that it is pinned to"
         return f"{without_login(index.addresses[0].url).rstrip('/')}/{match[1]}/"
 
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         match, view = _PATH.fullmatch(self.path), self.server.view
         if match and match["key"] == self.server.key:
             project, sha256 = match["project"], match["sha256"]
-            if project and view.pins.index(project):
+            if project and view.index_of(project):
                 return self._answer(lambda: self._page(project), JSON_PAGE)
             if sha256 in view.candidates:
                 return self._answer(lambda: view.metadata(sha256), _PLAIN)

@@ -7,7 +7,7 @@ import re
 import threading
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -52,15 +52,33 @@ class ChangedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A file that uv may choose, and its index."""
+    """A file that uv may choose, and its index; `read` returns the METADATA of one that is not a wheel."""
 
     index: Index
     file: IndexFile
+    read: Callable[[], bytes] | None = None
+
+
+class SourceProject(Protocol):
+    """A package that is built, as an index would list it."""
+
+    @property
+    def index(self) -> Index:
+        """The index of its sources."""
+        ...
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return a candidate for each version; its file has a wheel's name, and the address of the source.
+
+        Raises:
+            JbuildError: there are no sources, or they cannot be read.
+        """
+        ...
 
 
 @dataclass(slots=True)
 class IndexView:
-    """The pinned packages of one cell. Threads may share it.
+    """The pinned packages of one cell, and the `sources` that it builds. Threads may share it.
 
     `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse or a vault
     stay candidates when the index serves others under their names. `errors` are those that uv sees as failed requests
@@ -73,6 +91,7 @@ class IndexView:
     client: IndexClient
     workspace: Workspace
     locked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    sources: dict[str, SourceProject] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     changed: dict[str, ChangedFile] = field(default_factory=dict)
     pages: dict[str, ProjectPage] = field(default_factory=dict)
@@ -82,12 +101,21 @@ class IndexView:
     _hashing: threading.Lock = field(default_factory=threading.Lock)
     _unreadable: dict[str, JbuildError] = field(default_factory=dict)
 
+    def index_of(self, project: str) -> Index | None:
+        """Return the index of a package that is pinned or built, or None for others."""
+        source = self.sources.get(project)
+        return source.index if source else self.pins.index(project)
+
     def files(self, project: str) -> tuple[IndexFile, ...] | None:
-        """Return the files that uv may choose for a package, or None if the package is not pinned.
+        """Return the files that uv may choose for a package, or None if the package is neither pinned nor built.
 
         Raises:
             NetworkError: the index does not answer.
         """
+        if source := self.sources.get(project):
+            candidates = source.candidates()
+            self.candidates.update({candidate.file.sha256 or "": candidate for candidate in candidates})
+            return tuple(candidate.file for candidate in candidates)
         index = self.pins.index(project)
         if index is None:
             return None
@@ -117,6 +145,8 @@ class IndexView:
             raise self._unreadable[sha256]
         candidate = self.candidates[sha256]
         try:
+            if candidate.read:
+                return candidate.read()
             if sha256 in self.unhashed:
                 return self._metadata_without_hash(sha256)
             return wheel_metadata(candidate.index, candidate.file, self.client, self.workspace)
@@ -141,6 +171,9 @@ class IndexView:
                 self._hashed[sha256] = file
                 self.candidates[file.sha256 or ""] = Candidate(index=candidate.index, file=file)
             return self._hashed[sha256]
+
+    def __bool__(self) -> bool:
+        return bool(self.pins) or bool(self.sources)
 
     def _metadata_without_hash(self, sha256: str) -> bytes:
         """Return the METADATA of a file without a hash, uncached: its URL may serve other bytes tomorrow."""

@@ -1,0 +1,66 @@
+"""The build of one package for a locked cell, whether or not the recipe lists it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from builder.errors import NoWheelsError
+from builder.lock.build_sources import solved_source, source_project
+from builder.lock.locked_builds import locked_build
+from builder.lock.uv_target import markers
+from builder.model.recipes import PackageBuild
+from builder.remote.index.index_client import client_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from builder.host.session import Session
+    from builder.model.builds import LockedBuild
+    from builder.model.locks import Job, Lock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SingleBuild:
+    """A build, whether the cell's lock has it, and the requirements of its wheel that the cell does not meet."""
+
+    build: LockedBuild
+    in_recipe: bool
+    unmet: tuple[str, ...] = ()
+
+
+def single_build(requirement: Requirement, job: Job, lock: Lock, session: Session) -> SingleBuild:
+    """Return the build of a package with an exact version for a cell: that of the lock, else a new one.
+
+    Raises:
+        NoWheelsError: there is no source of this version.
+        JbuildError: the source or its build requirements cannot be read.
+    """
+    name = str(canonicalize_name(requirement.name))
+    (specifier,) = requirement.specifier
+    version = specifier.version
+    stored = next((build for build in lock.builds or () if build.name == name), None)
+    if stored and Version(stored.version) == Version(version):
+        return SingleBuild(build=stored, in_recipe=True)
+    build = (job.spec.builds.named(name) if job.spec.builds else None) or PackageBuild(name=name)
+    project = source_project(build, job, session, client_of(session.config, session.workspace.index_states))
+    solved = solved_source(project, name, version)
+    if solved is None:
+        hint = "name a version that has a source archive"
+        message = f"the index {project.index.name} has no source of {name} {version}"
+        raise NoWheelsError(message, where=str(requirement), hint=hint)
+    unmet = tuple(_unmet(solved.requires, job, lock))
+    return SingleBuild(build=locked_build(solved, build, job, lock.wheels, session), in_recipe=False, unmet=unmet)
+
+
+def _unmet(requires: Iterable[str], job: Job, lock: Lock) -> Iterator[str]:
+    environment = {**markers(job.platform), "extra": ""}
+    for requirement in map(Requirement, requires):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            version = lock.versions.get(str(canonicalize_name(requirement.name)))
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                yield f"{requirement.name}{requirement.specifier}"

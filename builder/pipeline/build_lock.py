@@ -1,0 +1,32 @@
+"""The foundry's part in a lock: its module is imported by name, as those of stages are, since it comes after them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.builds import BuildSource, BuildSpec, BuildTarget, LockedBuild
+
+_MODULE = "builder.foundry.prepare_build"
+
+
+class LockBuild(Protocol):
+    """Returns all inputs of the build of a source, on this machine, for a target."""
+
+    def __call__(
+        self, spec: BuildSpec, target: BuildTarget, session: Session, source: BuildSource | None = None
+    ) -> LockedBuild:
+        """Return the inputs; without a `source`, that of the specification is looked up.
+
+        Raises:
+            JbuildError: an input cannot be locked.
+        """
+        ...
+
+
+def build_locker() -> LockBuild:
+    """Return the foundry's function."""
+    function: LockBuild = import_module(_MODULE).lock_build
+    return function

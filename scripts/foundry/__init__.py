@@ -1,0 +1,1 @@
+"""The campaign of built wheels: projects of other authors, cross-built, audited and imported."""

@@ -1,0 +1,57 @@
+"""Builds of packages on paper, and their wheels."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from factories import make_locked_wheel
+
+from builder.model.builds import BuildPatch, BuildSource, BuildTarget, BuiltWheel, LockedBuild
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.builds import BuildSpec
+    from builder.model.wheels import LockedWheel
+
+SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
+TARGET = BuildTarget(architecture="arm64", python="3.12", glibc="2.39", gpus=("8.7",), cuda="13.0")
+
+
+def make_build(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
+    """Return the build of a package from its source archive, for SM 8.7."""
+    facts: dict[str, Any] = {
+        "source": SOURCE,
+        "target": TARGET,
+        "machine": "amd64",
+        "toolchain": "cuda-13.0",
+        "compiler": "gcc 12.2.0",
+        "tools": (),
+        "requirements": (),
+    }
+    return LockedBuild(name=name, version=version, **(facts | changes))
+
+
+def lock_on_paper(
+    spec: BuildSpec, target: BuildTarget, session: Session, source: BuildSource | None = None
+) -> LockedBuild:
+    """Return a build without compilers, which the foundry finds in the machine's package sources."""
+    del session
+    patches = tuple(
+        BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
+        for name in spec.patches
+    )
+    facts = {"source": source, "patches": patches, "environment": spec.environment, "target": target}
+    return make_build(spec.name, spec.version or "", **facts)
+
+
+def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:
+    """Return the wheel of a build."""
+    facts: dict[str, Any] = {"origin": "built", "seconds": 61.0, "units": 3}
+    return BuiltWheel(fingerprint=build.fingerprint, wheel=wheel_of(build), **(facts | changes))
+
+
+def wheel_of(build: LockedBuild) -> LockedWheel:
+    """Return the finished wheel of a build."""
+    filename = f"{build.name}-{build.version}+jbuild.1-cp312-cp312-manylinux_2_34_aarch64.whl"
+    return make_locked_wheel(build.name, f"{build.version}+jbuild.1", filename=filename, url="urn:jbuild:wheel")
