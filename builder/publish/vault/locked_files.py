@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from email.parser import BytesHeaderParser
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.host.concurrency import TaskGroup
-from builder.host.index_rows import DEFAULT
 from builder.image.wheels.standalone_python import archive_name, interpreter_archive
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexInspector
 from builder.model.vaults import VaultFile, VaultOrigin
-from builder.publish.vault.vault_folder import metadata_digest
-from builder.remote import wheelhouse
+from builder.publish.vault.wheel_files import StoredFile, fetch_wheels
 from builder.remote.index.index_client import client_of
-from builder.remote.index.remote_wheel import metadata_of, with_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.locks import Job, Lock, LockedWheel
+    from builder.model.locks import Job, Lock
     from builder.remote.index.listing import IndexFile, ProjectPage
 
 _AT_ONCE = 8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredFile:
-    """A file to add to a vault, its copy in the cache, and its METADATA if it is a wheel."""
-
-    file: VaultFile
-    source: Path
-    metadata: bytes | None = None
 
 
 def fetch_locked(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ...]:
@@ -44,9 +30,7 @@ def fetch_locked(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ..
     Raises:
         NetworkError, IntegrityError, DiskError: a file cannot be fetched.
     """
-    wheels = tuple({wheel.sha256: wheel for wheel in (*lock.wheels, *(lock.tools or ()))}.values())
-    wheelhouse.fetch(wheels, session)
-    stored = [_wheel(wheel, job, session) for wheel in wheels]
+    stored = fetch_wheels((*lock.wheels, *(lock.tools or ())), job.name, session)
     if lock.interpreter:
         source = interpreter_archive(lock.interpreter, lock.platform, session)
         origin = VaultOrigin(index=None, url=lock.interpreter.url, lock=job.name)
@@ -59,24 +43,6 @@ def fetch_locked(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ..
         )
         stored.append(StoredFile(file=file, source=source))
     return tuple(stored)
-
-
-def _wheel(wheel: LockedWheel, job: Job, session: Session) -> StoredFile:
-    source = session.workspace.wheel(wheel.sha256, wheel.filename)
-    with source.open("rb") as content:
-        metadata = with_archive(content, metadata_of)
-    required = BytesHeaderParser().parsebytes(metadata).get("Requires-Python")
-    file = VaultFile(
-        filename=wheel.filename,
-        sha256=wheel.sha256,
-        size=source.stat().st_size,
-        kind="wheel",
-        origins=(VaultOrigin(index=wheel.index or DEFAULT, url=wheel.url, lock=job.name),),
-        project=wheel.name,
-        metadata=metadata_digest(metadata),
-        requires_python=str(required).strip() if required else None,
-    )
-    return StoredFile(file=file, source=source, metadata=metadata)
 
 
 def with_index_facts(

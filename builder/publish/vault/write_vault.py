@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Job
     from builder.model.vaults import Vault
-    from builder.publish.vault.locked_files import StoredFile
     from builder.publish.vault.vault_folder import VaultFolder
+    from builder.publish.vault.wheel_files import StoredFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
