@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from builder.errors import IntegrityError, JbuildError, NetworkError, ProgramFailedError, ProgramTimeoutError
 from builder.host.files import sha256_of, temp_folder
@@ -27,6 +28,11 @@ HOME = "/opt/python"
 _BUILT_IN = b"/install"
 _FETCH_S = 1800
 _MIRROR = "set a mirror that this machine can reach: `mirror` under [python] in jbuild.toml"
+
+
+def archive_name_of(interpreter: LockedInterpreter) -> str:
+    """Return the file name of an interpreter's archive."""
+    return unquote(interpreter.url.rpartition("/")[2])
 
 
 def fetched_archive(name: str, interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:

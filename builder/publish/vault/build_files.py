@@ -9,8 +9,8 @@ from builder.foundry.obtain_wheel import stored_wheel
 from builder.foundry.wheel_members import as_wheel
 from builder.host.index_rows import DEFAULT
 from builder.lock.source_metadata import archive_name
-from builder.model.vaults import BUILT_INDEX, VaultFile, VaultOrigin, build_url
-from builder.publish.vault.wheel_files import StoredFile, wheel_files
+from builder.model.vaults import BUILT_INDEX, VaultFile, VaultOrigin
+from builder.publish.vault.wheel_files import StoredFile, fetch_wheels, stored_wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +35,21 @@ def fetch_builds(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ..
 
 def _of_build(build: LockedBuild, job: Job, session: Session) -> Iterator[StoredFile]:
     tools = tuple(as_wheel(tool) for tool in build.tools if tool.filename.endswith(_WHEEL))
-    yield from wheel_files((*build.requirements, *tools), job, session)
+    yield from fetch_wheels((*build.requirements, *tools), job.name, session)
     yield from (_package(tool, job, session) for tool in build.tools if not tool.filename.endswith(_WHEEL))
     if build.source.kind == "sdist":
         yield _archive(build, job, session)
     built = stored_wheel(build, session)
     if built:
-        origin = VaultOrigin(index=BUILT_INDEX, url=build_url(build.fingerprint), lock=job.name)
-        yield from wheel_files((built.wheel,), job, session, origin=origin)
+        origin = VaultOrigin(index=BUILT_INDEX, url=built.wheel.url, lock=job.name)
+        yield stored_wheel_file(built.wheel, origin, session)
 
 
 def _archive(build: LockedBuild, job: Job, session: Session) -> StoredFile:
     source, name = build.source, archive_name(build.source.location)
-    (path,) = fetch_inputs([RemoteInput(filename=name, url=source.location, sha256=source.sha256, size=source.size)], session)
+    (path,) = fetch_inputs(
+        [RemoteInput(filename=name, url=source.location, sha256=source.sha256, size=source.size)], session
+    )
     origin = VaultOrigin(index=source.index or DEFAULT, url=source.location, lock=job.name)
     file = VaultFile(
         filename=name,
@@ -61,7 +63,9 @@ def _archive(build: LockedBuild, job: Job, session: Session) -> StoredFile:
 
 
 def _package(tool: ToolFile, job: Job, session: Session) -> StoredFile:
-    (path,) = fetch_inputs([RemoteInput(filename=tool.filename, url=tool.url, sha256=tool.sha256, size=tool.size)], session)
+    (path,) = fetch_inputs(
+        [RemoteInput(filename=tool.filename, url=tool.url, sha256=tool.sha256, size=tool.size)], session
+    )
     origin = VaultOrigin(index=None, url=tool.url, lock=job.name)
     file = VaultFile(
         filename=tool.filename, sha256=tool.sha256, size=path.stat().st_size, kind="file", origins=(origin,)
