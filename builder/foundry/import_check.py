@@ -13,7 +13,7 @@ from builder.errors import AuditError, EngineError, IntegrityError, ProgramFaile
 from builder.foundry.import_probe import MARK
 from builder.host.engine.container import forget_tag, temporary_container
 from builder.host.engine.docker import emulator_settings, find_engine
-from builder.host.files import temp_folder
+from builder.host.file_locks import scratch
 from builder.host.process import run
 from builder.jetson.distributions import pythons
 from builder.lock.python_archives import HOME, fetched_archive, install_python, unpack_archive
@@ -93,8 +93,7 @@ def import_built(
         hint = "use an engine on this machine: `docker context use default`, or unset DOCKER_HOST"
         raise EngineError("the import of a built wheel needs an engine on this machine", where=engine.host, hint=hint)
     engine.require(lock.platform.architecture)
-    cache = session.workspace.cache
-    with temp_folder(cache / "imports", "imports") as folder, closing(engine.client()) as client:
+    with scratch(session.workspace.cache) as folder, closing(engine.client()) as client:
         folder.chmod(0o755)
         python = _interpreter(lock, folder, session)
         site = _site(wheel, cell, folder, session)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from builder.errors import EngineError, JbuildError
+from builder.errors import EngineError, JbuildError, NetworkError
 from builder.foundry.build_wheel import build_folder, build_wheel
 from builder.foundry.check_wheel import check_wheel
 from builder.foundry.finish_wheel import finish_wheel
@@ -101,20 +102,23 @@ def _built(request: WheelRequest, session: Session) -> BuiltWheel:
 
 
 def _check(wheel: Path, request: WheelRequest, session: Session) -> None:
-    engine = _has_engine(session)
-    if not engine:
-        session.console.warn(f"{wheel.name}: without an engine, the wheel is not imported; the audit reads it")
-    result = check_wheel(wheel, request.build, session, request.lock, request.apt, imports=engine)
-    for warning in result.warnings:
-        session.console.warn(f"{wheel.name}: {warning}")
+    """Audit a wheel in its cell and import it there; an image's smoke run imports what cannot be imported here.
 
-
-def _has_engine(session: Session) -> bool:
+    Raises:
+        AuditError: it would not load.
+    """
+    check = partial(check_wheel, wheel, request.build, session, request.lock, request.apt)
     try:
         find_engine(session.workspace, session.config.gpu)
-    except EngineError:
-        return False
-    return True
+        result = check()
+    except (EngineError, NetworkError) as error:
+        result = check(imports=False)
+        session.console.warn(f"{wheel.name} was audited, but not imported: {error.message}")
+    for warning in result.warnings:
+        session.console.warn(f"{wheel.name}: {warning}")
+    if result.imports:
+        count, python, machine = len(result.imports.imported), result.imports.python, result.imports.machine
+        session.console.say(f"{wheel.name}: CPython {python} on {machine} imported {count} of its modules")
 
 
 def _noted(built: BuiltWheel, session: Session) -> BuiltWheel:

@@ -6,6 +6,7 @@ indexes, which mirrors change, and the number of the build method instead of jbu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.foundry.cyclonedx import bill, properties, purl, sha256_entry
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 BUILD_TYPE = "urn:jbuild:wheel:v1"
 # Paths in the wheel's `.dist-info`.
 BILL, STATEMENT_FILE = "sboms/jbuild.cdx.json", "provenance.intoto.json"
-_LARGEST = 32 << 20
 METHOD = f"method {BUILD_METHOD}"
 
 
@@ -141,13 +141,24 @@ def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:
         yield {"name": tool.filename, "digest": {"sha256": tool.sha256}, "annotations": {"role": tool.role}}
 
 
-def stated_fingerprint(statement: bytes) -> str | None:
-    """Return the fingerprint of the inputs that a wheel's provenance states; None if it is no such statement."""
-    if len(statement) > _LARGEST:
-        return None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatedBuild:
+    """What a wheel's provenance states: the fingerprint of the inputs, and the sha256 of each compiled file."""
+
+    fingerprint: str
+    files: Mapping[str, str]
+
+
+def stated_build(statement: bytes) -> StatedBuild | None:
+    """Return what the provenance of a wheel states; None if it is no provenance of jbuild's builds."""
     try:
-        definition = decode_json(statement)["predicate"]["buildDefinition"]
-        value = definition["internalParameters"]["fingerprint"] if definition["buildType"] == BUILD_TYPE else None
-    except (ValueError, KeyError, TypeError):
+        document = decode_json(statement)
+        definition = document["predicate"]["buildDefinition"]
+        fingerprint = definition["internalParameters"]["fingerprint"]
+        files = {subject["name"]: subject["digest"]["sha256"] for subject in document["subject"]}
+        texts = [definition["buildType"], fingerprint, *files, *files.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return value if isinstance(value, str) else None
+    if texts[0] != BUILD_TYPE or not all(isinstance(text, str) for text in texts):
+        return None
+    return StatedBuild(fingerprint=fingerprint, files=files)

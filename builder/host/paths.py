@@ -102,7 +102,6 @@ class Workspace:
     facts = _Place("cache", "facts")  # facts about wheels, base images and layers, by digest
     # Interpreters that uv fetched: archives for images by sha256, and compilers for this machine.
     interpreters = _Place("cache", "interpreters")
-    sources = _Place("cache", "sources")  # source archives of packages by sha256
     models = _Place("cache", "models")  # model files by sha256
     images = _Place("cache", "images")  # built images: one OCI layout whose blobs are shared by all cells
     bundles = _Place("cache", "bundles")  # the small files of split bundles, while they are open
@@ -165,8 +164,8 @@ class Workspace:
         return self.wheels / sha256[:2] / sha256 / filename
 
     def source(self, sha256: str, filename: str) -> Path:
-        """Return the file of a source archive."""
-        return self.sources / sha256[:2] / sha256 / filename
+        """Return the file of a source archive or of a package of a compiler."""
+        return self.foundry / "files" / sha256[:2] / sha256 / filename
 
     def tool(self, sha256: str, name: str) -> Path:
         """Return the file of a program of a wheel."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +13,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from builder.errors import LockError
-from builder.host import records
-from builder.host.files import sha256_of
 from builder.host.index_rows import DEFAULT
+from builder.host.source_hash import source_hash
 from builder.lock import source_metadata
 from builder.lock.git_commit import checkout
 from builder.lock.graph import requirements
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
 
 # uv's messages about packages that have source archives only, or wheels for other machines.
 _WITHOUT_WHEELS = re.compile(r"(?:Wheels are required for|only found wheels for) `([a-z0-9-]+)`")
-# Folders that tools write into sources.
-_LEFT_OUT = frozenset({".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache"})
 
 
 @dataclass(slots=True)
@@ -138,31 +133,6 @@ def _is_missing(name: str, mentioned: list[Requirement], inspector: IndexInspect
     )
 
 
-def folder_digest(folder: Path) -> str:
-    """Return the sha256 of the content of a folder: names, the bits to execute, links, bytes.
-
-    Raises:
-        LockError: it cannot be read.
-    """
-    entries: list[tuple[str, object, str]] = []
-    try:
-        for base, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
-            for name in sorted(files):
-                path = os.path.join(base, name)  # noqa: PTH118  # a folder has thousands of files
-                entries.append((os.path.relpath(path, folder), *_content(path)))
-    except OSError as error:
-        raise LockError(f"cannot be read: {error.strerror}", where=str(folder), hint="check its owner") from error
-    return records.fingerprint(sorted(entries))
-
-
-def _content(path: str) -> tuple[object, str]:
-    state = os.lstat(path)
-    if stat.S_ISLNK(state.st_mode):
-        return "link", os.readlink(path)  # noqa: PTH115
-    return bool(state.st_mode & stat.S_IXUSR), sha256_of(Path(path))
-
-
 def _fixed(build: PackageBuild, source: PackageSource, session: Session) -> FixedProject:
     folder = source_folder(source, session)
     location = source.folder or source.git or ""
@@ -172,7 +142,7 @@ def _fixed(build: PackageBuild, source: PackageSource, session: Session) -> Fixe
     locked = BuildSource(
         kind="folder" if source.folder else "git",
         location=location,
-        sha256=folder_digest(folder),
+        sha256=source_hash(folder),
         commit=source.commit,
     )
     return FixedProject(name=build.name, source=locked, version=version, metadata=metadata.text(build.name, version))

@@ -30,7 +30,7 @@ def checkout(url: str, commit: str, session: Session) -> Path:
         EngineError: git is missing.
     """
     key = hashlib.sha256(f"{url}\n{commit}".encode()).hexdigest()
-    target = session.workspace.sources / "git" / key
+    target = session.workspace.foundry / "checkouts" / key
     with session.workspace.file_lock(f"source-{key[:16]}"):
         if not target.is_dir():
             with session.console.task(f"fetching {url} at {commit[:12]}"), atomic_folder(target) as folder:

@@ -9,11 +9,11 @@ from builder.errors import JbuildError, LockError, ModelError, OldLockError
 from builder.host import records
 from builder.host.files import sha256_of
 from builder.host.paths import sha256_of_file
+from builder.host.source_hash import source_hash
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
 from builder.lock.advisory_solve import pinned, situation_of
-from builder.lock.build_sources import folder_digest
 from builder.lock.index_sources import asked_of, index_pins_of, lock_inputs
 from builder.lock.resolve import lock_one, make
 from builder.model.locks import LOCK_FORMAT, Locked
@@ -192,7 +192,7 @@ def _stale(lock: Lock, job: Job, session: Session, options: RunOptions) -> str |
 def _folder_changed(source: BuildSource, session: Session) -> bool:
     """Return whether a source has other content; a folder that is not on this machine is not a mistake."""
     folder = session.workspace.project / source.location
-    return folder.is_dir() and folder_digest(folder) != source.sha256
+    return folder.is_dir() and source_hash(folder) != source.sha256
 
 
 def _moved(lock: Lock, job: Job, session: Session) -> str | None:

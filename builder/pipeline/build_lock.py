@@ -16,9 +16,9 @@ class LockBuild(Protocol):
     """Returns all inputs of the build of a source, on this machine, for a target."""
 
     def __call__(
-        self, spec: BuildSpec, target: BuildTarget, session: Session, source: BuildSource | None = None
+        self, spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
     ) -> LockedBuild:
-        """Return the inputs; without a `source`, that of the specification is looked up.
+        """Return the inputs; without a `resolved` source, that of the specification is looked up.
 
         Raises:
             JbuildError: an input cannot be locked.

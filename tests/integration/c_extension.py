@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import packaging
+from factories import make_wheel
 from sources import make_sdist
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _CODE = """#include <Python.h>
 
@@ -54,6 +53,14 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
             archive.writestr(name, content)
     return os.path.basename(path)
 '''
+
+
+def make_requirements(folder: Path) -> None:
+    """Write wheels of what every build has: the real `packaging`, and a `ninja` without a program."""
+    package = Path(packaging.__file__).parent
+    files = {f"packaging/{path.relative_to(package)}": path.read_bytes() for path in package.rglob("*.py")}
+    make_wheel(folder, "packaging", packaging.__version__, files=files)
+    make_wheel(folder, "ninja", "1.11.1")
 
 
 def make_extension(folder: Path, version: str = "1.0") -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from c_extension import make_extension
+from c_extension import make_extension, make_requirements
 from index_server import running_index
 from project import CELL, Done, Project, assert_refused, make_wheels
 
@@ -33,6 +33,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     folder = tmp_path_factory.mktemp("index")
     make_wheels(folder)
     make_extension(folder)
+    make_requirements(folder)
     with running_index(folder) as running:
         yield running
 

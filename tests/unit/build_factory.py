@@ -25,7 +25,8 @@ def make_build(name: str = "ext", version: str = "1.0", **changes: Any) -> Locke
         "target": TARGET,
         "machine": "amd64",
         "toolchain": "cuda-13.0",
-        "compiler": "gcc 12.2.0",
+        "compiler": "12.2.0-14",
+        "interpreter": "3.12.1",
         "tools": (),
         "requirements": (),
     }
@@ -33,7 +34,7 @@ def make_build(name: str = "ext", version: str = "1.0", **changes: Any) -> Locke
 
 
 def lock_on_paper(
-    spec: BuildSpec, target: BuildTarget, session: Session, source: BuildSource | None = None
+    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
 ) -> LockedBuild:
     """Return a build without compilers, which the foundry finds in the machine's package sources."""
     del session
@@ -41,7 +42,7 @@ def lock_on_paper(
         BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
         for name in spec.patches
     )
-    facts = {"source": source, "patches": patches, "environment": spec.environment, "target": target}
+    facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
     return make_build(spec.name, spec.version or "", **facts)
 
 

@@ -62,7 +62,7 @@ KINDS = (
     Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
     Kind(name="tools", folder="tools", pattern="*", of="wheels"),
     Kind(name="compiled kernels", folder="cubins", pattern="??/*", of="nothing"),
-    Kind(name="sources", folder="sources", pattern="??/*", of="wheels"),
+    Kind(name="sources", folder="foundry/files", pattern="??/*", of="wheels"),
     Kind(name="built wheels", folder="built", pattern="??/*.json", of="nothing"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),

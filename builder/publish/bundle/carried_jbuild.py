@@ -16,8 +16,9 @@ from builder.host.records import as_bytes
 from builder.lock import lockfile
 from builder.lock.solve import SolveRequest, solve
 from builder.model.recipes import Spec
-from builder.publish.bundle.members import BundleMember, FileBlob, text_member
+from builder.publish.bundle.members import BundleMember, text_member
 from builder.publish.bundle.own_wheel import installed_jbuild, own_wheel
+from builder.remote.registry.upload import FileBlob
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
-from builder.host.files import sha256_of
 from builder.image.oci import tarball
 from builder.model.bundles import BundleFile
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
-    from builder.errors import JbuildError
-    from builder.remote.registry.upload import BlobSource, Readable
+    from builder.remote.registry.upload import BlobSource
 
 _BLOCK = 1 << 20
 _FILE, _PROGRAM = 0o644, 0o755
@@ -66,33 +62,6 @@ class BundleMember:
             raise self.blob.find_corruption() or IntegrityError(
                 f"{self.blob.digest} changed while it was read", where=self.path, hint=hint
             )
-
-
-@dataclass(frozen=True, slots=True)
-class FileBlob:
-    """A file on disk; `digest` is that of its content."""
-
-    file: Path
-    digest: str
-
-    @property
-    def size(self) -> int:
-        """The file's size in bytes."""
-        return self.file.stat().st_size
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Readable]:
-        """Open the file's bytes from an offset on."""
-        with self.file.open("rb") as file:
-            file.seek(offset)
-            yield file
-
-    def find_corruption(self) -> JbuildError | None:
-        """Return an error if the file does not have the digest."""
-        if f"sha256:{sha256_of(self.file)}" == self.digest:
-            return None
-        hint = "remove the file, then run the same command again"
-        return IntegrityError("a cached file does not match its digest", where=str(self.file), hint=hint)
 
 
 def text_member(path: str, content: str | bytes, *, executable: bool = False) -> BundleMember:

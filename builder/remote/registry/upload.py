@@ -14,12 +14,14 @@ from urllib.parse import urlencode
 
 import requests
 
-from builder.errors import DiskError, RegistryError
+from builder.errors import DiskError, IntegrityError, RegistryError
+from builder.host.files import sha256_of
 from builder.remote.registry.transport import scopes_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from builder.errors import JbuildError
     from builder.remote.registry.transport import Transport
@@ -57,6 +59,33 @@ class BlobSource(Protocol):
 
     def find_corruption(self) -> JbuildError | None:
         """Return an error if the bytes, which a registry has refused, do not have the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileBlob:
+    """A file on disk; `digest` is that of its content."""
+
+    file: Path
+    digest: str
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return self.file.stat().st_size
+
+    @contextmanager
+    def open(self, offset: int) -> Iterator[Readable]:
+        """Open the file's bytes from an offset on."""
+        with self.file.open("rb") as file:
+            file.seek(offset)
+            yield file
+
+    def find_corruption(self) -> JbuildError | None:
+        """Return an error if the file does not have the digest."""
+        if f"sha256:{sha256_of(self.file)}" == self.digest:
+            return None
+        hint = "remove the file, then run the same command again"
+        return IntegrityError("a cached file does not match its digest", where=str(self.file), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
