@@ -13,6 +13,7 @@ from builder.host.concurrency import map_with_progress
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, receive
 from builder.remote.index.logins import Logins
+from builder.remote.vault.vaulted_files import vaulted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,9 +69,24 @@ def _fetch(get: _Get, session: Session, file: RemoteInput, progress: Progress) -
     target, expected = input_path(session.workspace, file.sha256, file.filename), Expected(sha256=file.sha256)
 
     def fill(path: Path) -> None:
+        if _from_vault(file, path, session, progress):
+            return
         download(partial(_receive, file, get), partial(_mismatch, file), path, expected, progress)
 
     download_once(target, fill, progress.token.check)
+
+
+def _from_vault(file: RemoteInput, path: Path, session: Session, progress: Progress) -> bool:
+    """Fetch a file from the first vault that has it; return whether one did."""
+    for found in vaulted(file.sha256, file.filename, session.config):
+        try:
+            found.fetch(path, progress)
+        except JbuildError as error:
+            # Another vault, or the server, has the same bytes.
+            session.console.warn(f"{error.message} ({error.where})")
+            continue
+        return True
+    return False
 
 
 def _receive(file: RemoteInput, get: _Get, content: PartialFile) -> None:

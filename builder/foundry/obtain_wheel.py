@@ -1,4 +1,4 @@
-"""A wheel that is built from source: from the cache, else from a registry, else from a build on this machine."""
+"""A wheel that is built from source: from the cache, a vault or a registry, else from a build on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from builder.foundry.build_wheel import build_folder, build_wheel
 from builder.foundry.check_wheel import check_wheel
 from builder.foundry.finish_wheel import finish_wheel
 from builder.foundry.shared_wheels import fetch_shared
+from builder.foundry.vaulted_wheel import vaulted_wheel
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.file_locks import scratch
@@ -56,6 +57,8 @@ def obtain_wheel(request: WheelRequest, session: Session) -> BuiltWheel:
         if not request.options.fresh:
             if stored := stored_wheel(build, session):
                 return replace(stored, origin=CACHE)
+            if vaulted := vaulted_wheel(build, session):
+                return _noted(vaulted, session)
             if pulled := fetch_shared(build, request.registries, request.repository, session):
                 return _noted(pulled, session)
         return _noted(_built(request, session), session)

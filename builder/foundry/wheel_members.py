@@ -8,18 +8,20 @@ import hashlib
 import io
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import requests
 from packaging.utils import parse_wheel_filename
 
-from builder.errors import IntegrityError
+from builder.errors import IntegrityError, JbuildError
 from builder.model.wheels import LockedWheel
 from builder.remote import http
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import addresses
 from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile
+from builder.remote.vault.vaulted_files import vaulted
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -94,6 +96,11 @@ def _archive(wheel: LockedWheel, session: Session, *, whole: bool) -> AbstractCo
 
 
 def _remote(wheel: LockedWheel, session: Session) -> zipfile.ZipFile | None:
+    for found in vaulted(wheel.sha256, wheel.filename, session.config):
+        with suppress(JbuildError, OSError, requests.RequestException, NoRangesError, *FLAWS):
+            file = found.reader.storage.open_wheel(found.file.path)
+            if file:
+                return zipfile.ZipFile(io.BufferedReader(file, 1 << 20) if isinstance(file, io.RawIOBase) else file)
     client = client_of(session.config, session.workspace.index_states)
     url = addresses(wheel.url, session.config.index_mirrors)[0].url
     try:

@@ -9,6 +9,8 @@ from typing import Literal
 VAULT_FORMAT = 1
 CATALOGUE = "vault.json"
 METADATA_SUFFIX = ".metadata"
+BUILT_INDEX = "built"
+"""The index of wheels that jbuild built."""
 
 VaultFileKind = Literal["wheel", "sdist", "file"]
 
@@ -17,7 +19,8 @@ VaultFileKind = Literal["wheel", "sdist", "file"]
 class VaultOrigin:
     """A lock that names a file, and the address that the lock has for it.
 
-    `index` is the index's name, `default` for uv's own; None for files of no index, such as interpreters.
+    `index` is the index's name, `default` for uv's own, `built` for wheels that jbuild built; None for files of no
+    index, such as interpreters.
     """
 
     index: str | None

@@ -1,0 +1,73 @@
+"""The files of builds from source, as files of a vault: sources, build requirements, tools, and the built wheels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.foundry.fetched_files import RemoteInput, fetch_inputs
+from builder.foundry.obtain_wheel import stored_wheel
+from builder.foundry.wheel_members import as_wheel
+from builder.host.index_rows import DEFAULT
+from builder.lock.source_metadata import archive_name
+from builder.model.vaults import BUILT_INDEX, VaultFile, VaultOrigin
+from builder.publish.vault.wheel_files import StoredFile, fetch_wheels, stored_wheel_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.host.session import Session
+    from builder.model.builds import LockedBuild, ToolFile
+    from builder.model.locks import Job, Lock
+
+_WHEEL = ".whl"
+
+
+def fetch_builds(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ...]:
+    """Return the inputs of the builds in a lock, after fetching those that the cache lacks, and the built wheels.
+
+    Git repositories and folders are no files: where a wheel is built from one, the wheel is there if it has been built.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: a file cannot be fetched.
+    """
+    return tuple(stored for build in lock.builds or () for stored in _of_build(build, job, session))
+
+
+def _of_build(build: LockedBuild, job: Job, session: Session) -> Iterator[StoredFile]:
+    tools = tuple(as_wheel(tool) for tool in build.tools if tool.filename.endswith(_WHEEL))
+    yield from fetch_wheels((*build.requirements, *tools), job.name, session)
+    yield from (_package(tool, job, session) for tool in build.tools if not tool.filename.endswith(_WHEEL))
+    if build.source.kind == "sdist":
+        yield _archive(build, job, session)
+    built = stored_wheel(build, session)
+    if built:
+        origin = VaultOrigin(index=BUILT_INDEX, url=built.wheel.url, lock=job.name)
+        yield stored_wheel_file(built.wheel, origin, session)
+
+
+def _archive(build: LockedBuild, job: Job, session: Session) -> StoredFile:
+    source, name = build.source, archive_name(build.source.location)
+    (path,) = fetch_inputs(
+        [RemoteInput(filename=name, url=source.location, sha256=source.sha256, size=source.size)], session
+    )
+    origin = VaultOrigin(index=source.index or DEFAULT, url=source.location, lock=job.name)
+    file = VaultFile(
+        filename=name,
+        sha256=source.sha256,
+        size=path.stat().st_size,
+        kind="sdist",
+        origins=(origin,),
+        project=build.name,
+    )
+    return StoredFile(file=file, source=path)
+
+
+def _package(tool: ToolFile, job: Job, session: Session) -> StoredFile:
+    (path,) = fetch_inputs(
+        [RemoteInput(filename=tool.filename, url=tool.url, sha256=tool.sha256, size=tool.size)], session
+    )
+    origin = VaultOrigin(index=None, url=tool.url, lock=job.name)
+    file = VaultFile(
+        filename=tool.filename, sha256=tool.sha256, size=path.stat().st_size, kind="file", origins=(origin,)
+    )
+    return StoredFile(file=file, source=path)
