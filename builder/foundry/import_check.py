@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import AuditError, EngineError, IntegrityError, ProgramFailedError
 from builder.foundry.import_probe import MARK
 from builder.host.engine.container import forget_tag, temporary_container
-from builder.host.engine.docker import emulator_settings, find_engine
+from builder.host.engine.docker import find_engine
+from builder.host.engine.emulation import emulator_settings
 from builder.host.file_locks import scratch
 from builder.host.process import run
 from builder.jetson.distributions import pythons

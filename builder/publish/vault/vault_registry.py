@@ -11,7 +11,7 @@ from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.model.images import Descriptor
 from builder.model.vaults import CATALOGUE, Vault
-from builder.publish.image_source import ImageSource, file_blob, ordered
+from builder.publish.image_source import ImageSource, ordered
 from builder.publish.registry_target import RegistryTarget
 from builder.publish.vault.vault_folder import catalogue_bytes
 from builder.publish.vault.vault_merge import merged
@@ -19,7 +19,7 @@ from builder.publish.vault.write_vault import VaultChange
 from builder.remote.artifact import TITLE
 from builder.remote.registry.registry_client import OCI_MANIFEST, RemoteBlob, connect
 from builder.remote.registry.registry_failures import ImageMissingError
-from builder.remote.registry.upload import BytesBlob
+from builder.remote.registry.upload import BytesBlob, file_blob
 from builder.remote.vault.vault_reader import VaultReader
 from builder.remote.vault.vault_storage import OCI, RegistryVault
 
