@@ -27,7 +27,7 @@ def _bubblewrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
     [
         "Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
         "setting up uid map: Permission denied",
-        "No permissions to create new namespace, likely because the kernel does not allow non-privileged user namespaces",
+        "No permissions to create new namespace, likely because the kernel does not allow it",
     ],
 )
 def test_a_machine_without_user_namespaces_is_one_error_with_what_allows_them(
