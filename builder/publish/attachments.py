@@ -11,7 +11,7 @@ from builder.publish.evidence import Artifact, CosignLayer, CosignTag, Evidence
 from builder.publish.image_source import parts_of
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers, tag_of
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT, OCI_MANIFEST, RemoteBlob
-from builder.remote.registry.transport import ImageMissingError, TagImmutableError
+from builder.remote.registry.registry_failures import ImageMissingError, TagImmutableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.publications import TagPut, TagWithheld
 from builder.publish.image_source import labels_of, parts_of
 from builder.publish.tag_policy import not_forward
-from builder.remote.registry.transport import BlobUnknownError, RegistryUnreachableError, TagImmutableError
+from builder.remote.registry.registry_failures import BlobUnknownError, RegistryUnreachableError, TagImmutableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

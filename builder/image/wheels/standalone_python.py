@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from builder.errors import (
     IntegrityError,
@@ -20,6 +21,7 @@ from builder.host.process import run
 from builder.image.wheels.tree import make_tree, variant
 from builder.lock.solve import uv, uv_environment
 from builder.lock.uv_target import machine
+from builder.remote.vault.vaulted_files import fetch_vaulted, vaulted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,18 +72,29 @@ def interpreter_tree(lock: Lock, interpreter: LockedInterpreter, compiler: Compi
     """
     python, sha256 = lock.platform.python, interpreter.sha256
     tree = session.workspace.trees / sha256[:2] / f"{sha256}-{_FORMAT}-{variant(python, compiler)}"
-    name = interpreter.url.rpartition("/")[2].replace("%2B", "+")
+    name = archive_name(interpreter)
 
     def fill(folder: Path) -> None:
-        _unpack(_archive(name, interpreter, lock.platform, session), folder, python)
+        _unpack(interpreter_archive(interpreter, lock.platform, session), folder, python)
 
     make_tree(tree, fill, compiler, name)
     return tree
 
 
-def _archive(name: str, interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
+def archive_name(interpreter: LockedInterpreter) -> str:
+    """Return the file name of an interpreter's archive."""
+    return unquote(interpreter.url.rpartition("/")[2])
+
+
+def interpreter_archive(interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
+    """Return the archive of an interpreter in the cache, after fetching it if it is missing.
+
+    Raises:
+        NetworkError, IntegrityError, DiskError: it cannot be fetched, verified or stored.
+    """
+    name = archive_name(interpreter)
     target = session.workspace.interpreters / interpreter.sha256 / name
-    if target.is_file():
+    if target.is_file() or _from_vault(interpreter.sha256, target, session):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folders of archives, where later processes look for the remains of a killed one.
@@ -97,6 +110,19 @@ def _archive(name: str, interpreter: LockedInterpreter, platform: Platform, sess
             raise IntegrityError(f"{name} does not match the locked sha256", where=interpreter.url, hint=_MIRROR)
         fetched.rename(target)
     return target
+
+
+def _from_vault(sha256: str, target: Path, session: Session) -> bool:
+    """Fetch an archive from the first vault that has it; return whether one did."""
+    for found in vaulted(sha256, target.name, session.config):
+        try:
+            fetch_vaulted(found, target)
+        except JbuildError as error:
+            # Its authors' releases have the same bytes.
+            session.console.warn(f"{error.message} ({error.where})")
+            continue
+        return True
+    return False
 
 
 def _key(interpreter: LockedInterpreter, platform: Platform) -> str:
