@@ -89,7 +89,7 @@ def _forbidden(error: ProgramFailedError) -> BuildError:
         "this machine forbids the user namespaces that a sandbox needs",
         hint=(
             "allow them: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later), "
-            "`sysctl user.max_user_namespaces=10000`, or in a container `--security-opt seccomp=unconfined`"
+            "`sysctl user.max_user_namespaces=10000`, or `docker run --security-opt seccomp=unconfined`"
         ),
         log=error.output,
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from builder.model.builds import LockedBuild
 
 pytestmark = [
+    # The first test fetches the compilers, if the cache has none.
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(shutil.which("apt-get") is None, reason="compilers come from Debian packages"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the cross compiler of these tests runs on x86-64"),
 ]
