@@ -3,6 +3,8 @@
 All builds use the same kind of engine (a new one for every cold run), the same wheels from the same folder, and the
 same base with the distribution's packages. The benchmark needs root, the index for locking, and `scripts/engine up`
 with its arm64 base. It writes docs/benchmarks.md. `--small` tests it with a few small wheels.
+
+With --slim RECIPE, it only compares builds of a cell with and without GPU code for other GPUs, on the running engine.
 """
 
 from __future__ import annotations
@@ -17,14 +19,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from builder.image.build.system_pins import read_systems
 from sections import machine, write_section
+from slimmed import compare
 from workshop import Weights, Workshop, make_model, running_workshop
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _CELL = "va-debian12"
 _SECOND_CELL = "vb-debian12"
@@ -97,7 +97,13 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, help="runs of each case (default 3)")
     parser.add_argument("--without-pip", action="store_true", help="omit `pip install`, the slowest build")
+    parser.add_argument("--slim", type=Path, metavar="RECIPE", help="compare slimmed builds of a cell with whole ones")
+    parser.add_argument("--cell", default="sm=8.7", help="the cell of RECIPE (default sm=8.7)")
+    parser.add_argument("--folder", type=Path, help="unpack wheels of RECIPE below this folder")
     options = parser.parse_args()
+    if options.slim:
+        write_section("Slimming", compare(options.slim, options.cell, options.runs or SMALL.runs, options.folder))
+        return 0
     scale = SMALL if options.small else FULL
     # An exception starts the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

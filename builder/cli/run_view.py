@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from builder.cli.results import VerbFailure, failure_of
 from builder.host import records
-from builder.host.engine.docker import emulator_settings
+from builder.host.engine.emulation import emulator_settings
 from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.toml.documents import printable
 from builder.host.units import duration

@@ -59,6 +59,7 @@ VERBS = {
         Verb("verdict", "published_images", "VerdictResult", "Export a smoke verdict."),
         Verb("bundle", "bundle_verbs", "BundleResult", "Write an image into a folder that travels."),
         Verb("load", "load_verb", "LoadResult", "Load a bundle's image into an engine or a registry."),
+        Verb("vault", "vault", "VaultResult", "Write every file that locks name into a package index."),
     ),
     "Run on a device": (
         Verb("pick", "board_fit", "PickResult", "Find the published image that suits a board."),

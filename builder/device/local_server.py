@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from builder.device import service_container as containers
 from builder.device.service import chosen_board, curl_hint, memory_of, service_of
 from builder.device.service_records import API_KEY, address_of
-from builder.host.engine.docker import emulator_settings
+from builder.host.engine.emulation import emulator_settings
 from builder.image.runtime import served_name
 from builder.remote.openai import OpenAIServer
 

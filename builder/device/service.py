@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from builder.device.service_records import Health, Published, Service, address_of
 from builder.errors import ModelError, UsageError
-from builder.host.engine.docker import emulator_settings, has_bridge
+from builder.host.engine.docker import has_bridge
+from builder.host.engine.emulation import emulator_settings
 from builder.image.render.image_labels import UID
 from builder.image.runtime import HEALTHCHECK
 from builder.image.runtime.settings import LOOPBACK

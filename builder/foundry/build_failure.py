@@ -140,7 +140,7 @@ def _marked(match: re.Match[str], _jobs: int) -> tuple[str, str]:
 def _network(_match: re.Match[str], _jobs: int) -> tuple[str, str]:
     return (
         "the build asked for the network, which its sandbox does not have",
-        "make what it downloads an input: a Git source with submodules, a folder that a variable names, or `requires`",
+        "make the download an input: a Git source with submodules, a folder that a variable names, or `build-requires`",
     )
 
 
@@ -155,7 +155,7 @@ def _program(match: re.Match[str], _jobs: int) -> tuple[str, str]:
     name = match["name"] or match["file"]
     return (
         f"the build runs the program {name}, which its sandbox lacks",
-        f'add its package (`requires = ["{name}"]` of the build), then run `jbuild lock` again, or patch the call away',
+        f'add its package (`build-requires = ["{name}"]`), then run `jbuild lock` again, or patch the call away',
     )
 
 
@@ -163,7 +163,7 @@ def _module(match: re.Match[str], _jobs: int) -> tuple[str, str]:
     name = match["name"].partition(".")[0]
     return (
         f"the build imports {name}, which the project does not state as a build requirement",
-        f'add it: `requires = ["{name}"]` of the build, then run `jbuild lock` again',
+        f'add it: `build-requires = ["{name}"]`, then run `jbuild lock` again',
     )
 
 

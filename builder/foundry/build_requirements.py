@@ -105,7 +105,7 @@ def lock_requirements(
         return wheels_of(solve(question, session.config, session.workspace), machine, spec.name)
     except NoWheelsError as error:
         message = f"the build requirements of {spec.name} have no wheels for this machine"
-        hint = "relax them with a patch of pyproject.toml, or with `requires` of the build"
+        hint = "relax them with a patch of pyproject.toml, or with `build-requires`"
         raise NoWheelsError(message, where=", ".join(requires), hint=hint, log=error.log) from error
 
 

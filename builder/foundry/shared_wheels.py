@@ -28,7 +28,7 @@ from builder.remote.registry.cosign_images import cosign_layers, is_trusted, put
 from builder.remote.registry.manifests import TaggedArtifact
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 from builder.remote.registry.upload import file_blob
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from builder.errors import DocumentError, Problem, RecipeError
 from builder.host.buildkit_caches import BuildCache, read_caches
 from builder.host.engine.gpu_access import GPU_METHODS, GpuMethod
-from builder.host.index_rows import ADDRESS, DEFAULT, INDEX_KEYS
+from builder.host.index_mirrors import INDEX_MIRRORS
+from builder.host.index_rows import INDEX_KEYS
 from builder.host.registry_names import registries, registry
 from builder.host.toml import documents
 from builder.host.toml.declarations import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.host.buildkit_caches import Direction
+    from builder.host.index_mirrors import IndexMirror
     from builder.host.index_rows import IndexRow
     from builder.host.toml.declarations import Schema
     from builder.host.toml.documents import Table
@@ -69,10 +71,9 @@ _FOLDER = ValueType(
     read=lambda table, key, context: context.folder / Path(table.string(key)).expanduser(), schema=string_schema
 )
 _HTTP = string(r"https?://[^\s]+", "an http(s) address")
+
 _IMAGE_PREFIX = registry(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._/-][a-z0-9]+)*)*", "the beginning of an image name")
 _REGISTRY_HOST = registry(r"[A-Za-z0-9.-]+(:[0-9]+)?", "a registry host such as registry.example.com:5000")
-_INDEX_PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")
-_INDEX_ADDRESS = string(ADDRESS, "an http(s) address without `?` and `#`")
 _MODEL = string(r"hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "hf://organisation/name")
 _StandIn = Annotated[str | None, string(), "Why the mirror is not the same; locks and output name it."]
 
@@ -83,19 +84,6 @@ class RegistryMirror:
 
     prefix: Annotated[str, _IMAGE_PREFIX, "Beginning of the image names; the longest prefix wins."]
     mirror: Annotated[str, _IMAGE_PREFIX, "Beginning of the image names on the mirror."]
-    stand_in: _StandIn = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexMirror:
-    """A mirror of the package indexes whose addresses begin with `prefix`; `default` is uv's own default index.
-
-    A `fallback` is asked only if the index itself fails.
-    """
-
-    prefix: Annotated[str, _INDEX_PREFIX, "Beginning of indexes' addresses; `default` is uv's own index."]
-    mirror: Annotated[str, _INDEX_ADDRESS, "Address that takes the place of the prefix."]
-    fallback: Annotated[bool, boolean(), "Whether to use the mirror only if the index itself fails."] = False
     stand_in: _StandIn = None
 
 
@@ -263,11 +251,6 @@ def _check_builders(root: Table, _: object, __: _Context) -> None:
         root.document.problem(("build", "builder"), message, "keep `builders`")
 
 
-def _check_index_mirror(table: Table, rule: IndexMirror, _: _Context) -> None:
-    if rule.prefix == DEFAULT and not rule.fallback:
-        table.problem("fallback", "a mirror of uv's own index is a fallback", "or set UV_DEFAULT_INDEX instead")
-
-
 _BUILDER = ValueType(
     read=lambda table, key, _: (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),),
     schema=lambda: string_schema(BUILDER_PATTERN),
@@ -282,7 +265,6 @@ _GPU = choice(GPU_METHODS, "{} is not cdi or runtime", "known")
 _SILENT_S = number(60, 7 * 86_400)
 _REGISTRY_MIRRORS = tables(declaration_of(RegistryMirror))
 _MODEL_MIRRORS = tables(declaration_of(ModelMirror))
-_INDEX_MIRRORS = tables(declaration_of(IndexMirror, check=_check_index_mirror))
 _SINGLE_REGISTRIES = tables(declaration_of(RegistrySettings))
 
 # Values and lists of a stronger layer replace the weaker ones, so a layer can empty a list. Tables of rules are
@@ -318,7 +300,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
     Field("registry-mirrors", _REGISTRY_MIRRORS, "Mirrors of registries.", merge="prepend"),
     Field("model-mirrors", _MODEL_MIRRORS, "Folders in place of hub models.", merge="prepend"),
     *INDEX_KEYS,
-    Field("index-mirrors", _INDEX_MIRRORS, "Mirrors of package indexes.", merge="prepend"),
+    Field("index-mirrors", INDEX_MIRRORS, "Mirrors of package indexes, and vaults.", merge="prepend"),
     tables={
         "publish": "Settings for pushing images.",
         "hub": "The model hub.",

@@ -18,8 +18,9 @@ from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexContents, IndexInspector, requirements_in
 from builder.lock.resolve import solve_only
 from builder.lock.stage import current_lock
+from builder.lock.unanswered_index import explained
 from builder.model.locks import LEADING, Lock
-from builder.remote.index.index_client import client_of
+from builder.remote.index.index_client import IndexUnreachableError, client_of
 
 if TYPE_CHECKING:
     from builder.host.session import Session
@@ -76,6 +77,9 @@ def why(job: Job, session: Session) -> Why:
         solution = solve_only(job, session, client)
     except NoWheelsError as error:
         return _unresolved(job, error, client, session)
+    except IndexUnreachableError as error:
+        inspector = IndexInspector(job=job, session=session, client=client, ties=index_pins_of(job, session.config))
+        raise explained(error, inspector) from error
     return _resolved(job, solution, client, session)
 
 

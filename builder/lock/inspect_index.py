@@ -135,6 +135,14 @@ class IndexInspector:
             raise NetworkError("uv's default index could not be determined", hint="set UV_DEFAULT_INDEX")
         return self.client.page(index, name)
 
+    def default_page(self, name: str) -> ProjectPage | None:
+        """Return a package's page on uv's default index, or None if the index does not have the package.
+
+        Raises:
+            NetworkError: the index does not answer.
+        """
+        return self.client.page(self._default, name) if self._default.addresses else None
+
     def _judge(self, page: ProjectPage, index: Index, *, yanked_too: bool = False) -> list[JudgedWheel]:
         before, platform = self.job.spec.released_before, self.job.platform
         return judge(page.files, index, platform, before=before, yanked_too=yanked_too)
@@ -169,7 +177,10 @@ class IndexInspector:
     @cached_property
     def _default(self) -> Index:
         url = default_address(self.session, (Requirement(text).name for text in self.job.spec.requires))
-        return Index(name=DEFAULT, addresses=(Address(url=url),) if url else ())
+        mirrors = self.session.config.index_mirrors
+        vaults = (rule.vault for rule in mirrors if rule.covers_default and rule.vault)
+        own = (Address(url=url),) if url else ()
+        return Index(name=DEFAULT, addresses=(*own, *(Address(url=url or "", vault=vault) for vault in vaults)))
 
 
 def index_error(explanation: str, examiner: IndexInspector) -> NetworkError | None:

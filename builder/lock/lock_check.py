@@ -18,6 +18,7 @@ from builder.lock.index_sources import index_pins_of
 from builder.lock.stage import lock_cell
 from builder.pipeline.order import RunOptions
 from builder.remote.index.index_client import client_of
+from builder.remote.vault.vaulted_files import vaulted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockFinding:
-    """A locked wheel that its index serves with other bytes or no longer; `kept`: the wheelhouse has it."""
+    """A locked wheel that its index serves with other bytes or no longer; `kept`: the wheelhouse or a vault has it."""
 
     filename: str
     index: str
@@ -67,9 +68,12 @@ def _finding(wheel: LockedWheel, index: str, served: dict[str, str | None], sess
     # A page without hashes says only that the file is there.
     if wheel.filename in served and served[wheel.filename] in (None, wheel.sha256):
         return None
-    kept, changed = session.workspace.wheel(wheel.sha256, wheel.filename).is_file(), wheel.filename in served
+    in_wheelhouse = session.workspace.wheel(wheel.sha256, wheel.filename).is_file()
+    in_vault = any(vaulted(wheel.sha256, wheel.filename, session.config))
+    kept, changed = in_wheelhouse or in_vault, wheel.filename in served
     other = f"serves a different file under this name (sha256 {served.get(wheel.filename)})"
-    stored = "the wheelhouse has the locked file" if kept else "the wheelhouse does not have the locked file"
+    where = "a vault" if in_vault and not in_wheelhouse else "the wheelhouse"
+    stored = f"{where} has the locked file" if kept else "the wheelhouse does not have the locked file"
     says = f"the index {index} {other if changed else 'no longer has it'}; {stored}"
     return LockFinding(filename=wheel.filename, index=index, says=says, kept=kept, changed=changed)
 

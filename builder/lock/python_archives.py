@@ -6,12 +6,14 @@ import json
 import re
 import tarfile
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from builder.errors import IntegrityError, JbuildError, NetworkError, ProgramFailedError, ProgramTimeoutError
 from builder.host.files import sha256_of, temp_folder
 from builder.host.process import run
 from builder.lock.solve import uv, uv_environment
 from builder.lock.uv_target import machine
+from builder.remote.vault.vaulted_files import fetch_vaulted, vaulted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +30,20 @@ _FETCH_S = 1800
 _MIRROR = "set a mirror that this machine can reach: `mirror` under [python] in jbuild.toml"
 
 
-def fetched_archive(name: str, interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
+def archive_name(interpreter: LockedInterpreter) -> str:
+    """Return the file name of an interpreter's archive."""
+    return unquote(interpreter.url.rpartition("/")[2])
+
+
+def interpreter_archive(interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
     """Return the archive of a locked interpreter, after fetching it if it is missing.
 
     Raises:
         NetworkError, IntegrityError: it cannot be fetched or verified.
     """
+    name = archive_name(interpreter)
     target = session.workspace.interpreters / interpreter.sha256 / name
-    if target.is_file():
+    if target.is_file() or _from_vault(interpreter.sha256, target, session):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folders of archives, where later processes look for the remains of a killed one.
@@ -51,6 +59,19 @@ def fetched_archive(name: str, interpreter: LockedInterpreter, platform: Platfor
             raise IntegrityError(f"{name} does not match the locked sha256", where=interpreter.url, hint=_MIRROR)
         fetched.rename(target)
     return target
+
+
+def _from_vault(sha256: str, target: Path, session: Session) -> bool:
+    """Fetch an archive from the first vault that has it; return whether one did."""
+    for found in vaulted(sha256, target.name, session.config):
+        try:
+            fetch_vaulted(found, target)
+        except JbuildError as error:
+            # Its authors' releases have the same bytes.
+            session.console.warn(f"{error.message} ({error.where})")
+            continue
+        return True
+    return False
 
 
 def _key(interpreter: LockedInterpreter, platform: Platform) -> str:

@@ -18,6 +18,7 @@ from builder.lock.graph import changes_of
 from builder.lock.index_sources import index_pins_of, lock_inputs
 from builder.lock.inspect_index import IndexInspector, index_error
 from builder.lock.solve import SolveRequest
+from builder.lock.vault_stand_ins import announce, limits, stand_ins, vault_rules
 from builder.lock.wheel_properties import check_torch, measured
 from builder.model.locks import Lock, LockedBase, LockedIndex, LockedInterpreter, LockedRule
 from builder.models import model_pins
@@ -25,7 +26,7 @@ from builder.models.fit.cell_fit import fit_cell
 from builder.models.fit.cell_fit import warning as fit_warning
 from builder.models.model_lock import lock_model
 from builder.remote.http import announced
-from builder.remote.index.index_client import client_of
+from builder.remote.index.index_client import IndexUnreachableError, client_of
 from builder.remote.index.index_proxy import running_proxy
 from builder.remote.index.index_view import IndexView
 from builder.remote.index.logins import without_login
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from builder.remote.index.index_proxy import IndexProxy
 
 _ALL = "*"
+_AS_LOCKED = ", as it was locked"
 _NO_TIMES = "its pages have no upload times, so the date says nothing about it"
 
 
@@ -80,6 +82,7 @@ def make(
             solution = _solve(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
         locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
+        vaults = stand_ins((wheel.index for wheel in solution.wheels), shelf, client)
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
@@ -90,7 +93,12 @@ def make(
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
-            rules=(*_ties(solution.wheels, shelf), *_cut_off(solution.wheels, shelf, job), *locked_files),
+            rules=(
+                *_ties(solution.wheels, shelf),
+                *_cut_off(solution.wheels, shelf, job),
+                *locked_files,
+                *vault_rules(vaults),
+            ),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
@@ -101,6 +109,7 @@ def make(
     unresolved.forget(job, session.workspace)
     changes = changes_of(before, lock, job, client, session, upgrade=upgrade)
     _tell(lock, changes, upgrade, session)
+    announce(vaults, job, session)
     warn_of_boards(job, lock, session)
     return lock, changes
 
@@ -153,15 +162,20 @@ def _solve(job: Job, session: Session, question: SolveRequest, shelf: IndexView)
 @contextmanager
 def _noting(job: Job, session: Session, shelf: IndexView) -> Iterator[None]:
     """Remember that no wheels were found for a cell, and say how to find out why."""
+    more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
     try:
         yield
+    except IndexUnreachableError as error:
+        error.hint = "; ".join(filter(None, (error.hint, more)))
+        raise
     except NoWheelsError as error:
         examiner = IndexInspector(job=job, session=session, client=shelf.client, ties=shelf.pins)
         if fault := index_error(error.log or "", examiner):
             raise fault from error
         unresolved.note(job, lock_inputs(job, session.config), error, session.workspace)
-        more = f"`jbuild why {job.recipe.name} --cell {job.cell.id}` tells more"
-        error.hint = f"{error.hint}; {more}" if error.hint else more
+        tied = (index.name for index in shelf.pins.indexes)
+        limited = limits(stand_ins((DEFAULT, *tied), shelf, shelf.client))
+        error.hint = "; ".join(filter(None, (limited, error.hint, more)))
         raise
 
 
@@ -233,7 +247,7 @@ def _kept_files(
     """Say which locked files the index serves with other bytes now.
 
     Raises:
-        IntegrityError: one of them is not in the wheelhouse, and its package was not to be upgraded.
+        IntegrityError: one of them is in no wheelhouse or vault, and its package was not to be upgraded.
     """
     rules = []
     for wheel in wheels:
@@ -249,7 +263,9 @@ def _kept_files(
                 f"`jbuild lock {job.recipe.name} --cell {job.cell.id} --upgrade {wheel.name}`",
             )
         if changed.in_wheelhouse and wheel.sha256 == changed.locked:
-            rules.append(LockedRule(rule=f"{changed.filename} from the wheelhouse, as it was locked", why=message))
+            local = shelf.workspace.wheel(changed.locked, changed.filename).is_file()
+            where = "the wheelhouse" if local else "a vault"
+            rules.append(LockedRule(rule=f"{changed.filename} from {where}{_AS_LOCKED}", why=message))
     return tuple(rules)
 
 
@@ -264,7 +280,7 @@ def _tell(lock: Lock, changes: tuple[LockChange, ...], upgrade: tuple[str, ...],
         if index.stand_in:
             console.warn(f"{index.url} stands in for the index {index.name}: {index.stand_in}")
     for rule in lock.rules:
-        if "wheelhouse" in rule.rule:
+        if rule.rule.endswith(_AS_LOCKED):
             console.warn(f"{lock.cell}: {rule.why}; {rule.rule}")
     for warning in lock.warnings:
         console.warn(f"{lock.cell}: {warning.symptom} ({warning.source}); {warning.hint}")

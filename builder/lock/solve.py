@@ -15,12 +15,15 @@ from builder.host.files import work_folder
 from builder.host.index_rows import DEFAULT
 from builder.host.process import run
 from builder.lock.uv_target import uv_flags
-from builder.remote.index.index_client import answered, failing_since
+from builder.remote.index.index_client import answered, client_of, failing_since
+from builder.remote.index.index_proxy import running_proxy
+from builder.remote.index.vault_view import default_view
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.config import Config
+    from builder.host.index_mirrors import IndexMirror
     from builder.host.paths import Workspace
     from builder.model.platforms import Platform
     from builder.model.recipes import Spec
@@ -68,11 +71,16 @@ def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
         LockError: uv failed, for instance because of its own configuration.
         NetworkError: an index did not answer.
     """
-    fallbacks = [rule.mirror for rule in config.index_mirrors if rule.prefix == DEFAULT]
     failures: list[NetworkError] = []
-    for default in (None, *fallbacks):
+    stood_in = client_of(config, workspace.index_states).stood_in
+    for rule in _defaults(config):
         try:
-            answer = _run_uv(question, config, workspace, default)
+            if rule and rule.vault:
+                stood_in[DEFAULT] = rule.vault
+                if failures:
+                    failing_since(workspace.index_states, DEFAULT, note=True)
+                return _solve_in_vault(rule.vault, question, config, workspace)
+            answer = _run_uv(question, config, workspace, rule.mirror if rule else None)
         except NetworkError as error:
             if question.front and urlsplit(question.front).netloc in (error.log or ""):
                 # The index of a pinned package: its mirrors were tried already.
@@ -83,8 +91,26 @@ def solve(question: SolveRequest, config: Config, workspace: Workspace) -> str:
             answered(workspace.index_states, DEFAULT)
             raise
         answered(workspace.index_states, DEFAULT)
+        stood_in.pop(DEFAULT, None)
         return answer
     raise _unreachable(failures, failing_since(workspace.index_states, DEFAULT, note=True))
+
+
+def _defaults(config: Config) -> list[IndexMirror | None]:
+    """Return the rules for uv's default index in order; None is the index itself."""
+    rules = [rule for rule in config.index_mirrors if rule.covers_default]
+    instead = next((rule for rule in rules if not rule.fallback), None)
+    return [instead, *(rule for rule in rules if rule.fallback)]
+
+
+def _solve_in_vault(vault: str, question: SolveRequest, config: Config, workspace: Workspace) -> str:
+    """Return uv's lock with a vault as its default index; the addresses in it are those of the index."""
+    with running_proxy(default_view(vault, config, workspace)) as proxy:
+        try:
+            return proxy.upstream_files(_run_uv(question, config, workspace, proxy.url))
+        except (LockError, NetworkError) as error:
+            error.log = proxy.upstream(error.log or "") or None
+            raise (proxy.view.errors[0] if proxy.view.errors else error) from error
 
 
 def _unreachable(failures: list[NetworkError], since: str | None) -> NetworkError:

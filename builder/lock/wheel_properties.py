@@ -17,11 +17,12 @@ from builder.errors import NoWheelsError
 from builder.host.concurrency import TaskGroup
 from builder.host.files import write_bytes
 from builder.host.index_rows import DEFAULT
-from builder.remote import http
+from builder.remote import http, web_pages
 from builder.remote.download import local_path
 from builder.remote.index.index_client import client_of
 from builder.remote.index.index_view import read_wheel
 from builder.remote.index.listing import Index, IndexFile
+from builder.remote.vault.vaulted_files import vaulted
 
 if TYPE_CHECKING:
     import zipfile
@@ -50,7 +51,7 @@ _REFUSED = range(400, 429)
 
 
 def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWheel, ...]:
-    """Return the wheels with their sizes (bytes) from the cache or from their servers.
+    """Return the wheels with their sizes (bytes) from the cache, a vault or their servers.
 
     Raises:
         NetworkError: a server does not answer.
@@ -73,6 +74,8 @@ def measured(wheels: Sequence[LockedWheel], session: Session) -> tuple[LockedWhe
 def _size(wheel: LockedWheel, stored: Path, client: IndexClient) -> int | None:
     if stored.is_file():
         return stored.stat().st_size
+    if found := next(vaulted(wheel.sha256, wheel.filename, client.config), None):
+        return found.file.size
     if path := local_path(wheel.url):
         return path.stat().st_size if path.is_file() else None
     try:
@@ -87,7 +90,7 @@ def _content_length(url: str, client: IndexClient) -> int | None:
         if response.status_code in _REFUSED:
             return None
         response.raise_for_status()
-        http.refuse_web_page(response)
+        web_pages.refuse_web_page(response)
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
 

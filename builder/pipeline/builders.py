@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from builder.errors import EngineError, JbuildError, ProgramMissingError
-from builder.host.engine.docker import is_context
+from builder.host.engine.contexts import is_context
 from builder.host.process import run
 
 if TYPE_CHECKING:

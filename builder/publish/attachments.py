@@ -11,7 +11,7 @@ from builder.remote.registry.cosign_images import CosignTag, cosign_layers, put_
 from builder.remote.registry.manifests import parts_of, put_blobs
 from builder.remote.registry.referrers import Referrer, add_referrers, referrers
 from builder.remote.registry.registry_client import LONGEST_DOCUMENT, RemoteBlob
-from builder.remote.registry.transport import ImageMissingError, TagImmutableError
+from builder.remote.registry.registry_failures import ImageMissingError, TagImmutableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

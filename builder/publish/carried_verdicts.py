@@ -57,7 +57,7 @@ def verdict_file(path: Path, digest: str) -> Path | None:
     """
     if not path.is_dir():
         return path
-    ranked = sorted(_verdicts_in(_folder(path)), key=lambda found: found.rank(digest))
+    ranked = sorted(_verdicts_in(_folder(path)), key=lambda verdict: verdict.rank(digest))
     return ranked[-1].path if ranked and ranked[-1].rank(digest) >= 0 else None
 
 
@@ -68,10 +68,10 @@ def no_verdict(path: Path, digest: str) -> UsageError:
         UsageError: a file nearby cannot be read.
     """
     folder = _folder(path)
-    there = ", ".join(found.words for found in _verdicts_in(folder)) or "no verdict"
+    there = ", ".join(verdict.words for verdict in _verdicts_in(folder)) or "no verdict"
     hint = "run `jbuild smoke --bundle FOLDER` on the other machine, and bring its folder `verdict` back"
-    if found := next((verdict for verdict in _nearby(folder) if verdict.rank(digest) >= 0), None):
-        hint = f"`--verdict {found.path.parent}` names the folder that has {found.words}; or {hint}"
+    if verdict := next((other for other in _nearby(folder) if other.rank(digest) >= 0), None):
+        hint = f"`--verdict {verdict.path.parent}` names the folder that has {verdict.words}; or {hint}"
     message = f"no verdict in the folder shows that {digest} passed; it has: {there}"
     return UsageError(message, where=str(folder), hint=hint)
 

@@ -12,7 +12,7 @@ from builder.model.publications import TagPut, TagWithheld
 from builder.publish.image_source import labels_of
 from builder.publish.tag_policy import not_forward
 from builder.remote.registry.manifests import parts_of
-from builder.remote.registry.transport import BlobUnknownError, RegistryUnreachableError, TagImmutableError
+from builder.remote.registry.registry_failures import BlobUnknownError, RegistryUnreachableError, TagImmutableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

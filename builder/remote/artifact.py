@@ -16,7 +16,7 @@ from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote.registry.reference import DIGEST_PATTERN
 from builder.remote.registry.registry_client import INDEXES, RegistryClient
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

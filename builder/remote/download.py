@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
 from builder.host.files import disk_errors
-from builder.remote import http
+from builder.remote import answer_bodies, http, web_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,9 +222,9 @@ def receive(request: Callable[[dict[str, str]], requests.Response], blob: Partia
                 blob.restart()
                 raise requests.ConnectionError("the server cannot resume within a file")
             response.raise_for_status()
-            http.refuse_web_page(response)
+            web_pages.refuse_web_page(response)
             skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else blob.size
-            for block in http.downloaded(response, BLOCK):
+            for block in answer_bodies.downloaded(response, BLOCK):
                 blob.add(block[skip:])
                 skip = max(0, skip - len(block))
                 if blob.expected_size is not None and blob.size > blob.expected_size:

@@ -1,4 +1,4 @@
-"""HTTP sessions with certificates, proxies and time-outs, the retry policy, and web pages in place of answers."""
+"""HTTP sessions with certificates, proxies and time-outs, the retry policy, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import re
 import socket
 import ssl
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from html import unescape
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests import exceptions
 from requests.adapters import HTTPAdapter
-from urllib3 import exceptions as urllib3_exceptions
 
 from builder import __version__
 from builder.errors import NetworkError
 from builder.host.config import build_ca_bundle
+from builder.remote.answer_bodies import AddressError, AnswerError, read_whole
+from builder.remote.web_pages import WEB_PAGE_HINT, WebPageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,22 +34,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _BLOCK = 1 << 20
-_BODY_BLOCK = 1 << 16
 _CONNECTIONS = 32
 MOST_REDIRECTS = 10
-# Limits for answers that are no downloads: bytes, and seconds from the first byte to the last.
-_LONGEST_ANSWER = 64 << 20
-_ANSWER_WITHIN_S = 120.0
-# A download that brings less than this many bytes in this many seconds has stopped.
-_LEAST_BYTES = 64 << 10
-_STALLED_S = 300.0
-# The beginning of an error's body, for its explanation.
-_EXCERPT = 64 << 10
-_EXCERPT_WITHIN_S = 10.0
-_LONGEST_TITLE = 60
-_HTML = ("text/html", "application/xhtml+xml")
-_HTML_START = re.compile(rb"\s{0,100}<(!doctype html|html)\b", re.IGNORECASE)
-_TITLE = re.compile(r"<title[^<>]{0,200}>([^<]{1,400})", re.IGNORECASE)
 TOO_MANY_REQUESTS = 429
 # Longer waits are shown in minutes.
 _LONG_WAIT_S = 300
@@ -152,86 +137,8 @@ class _Adapter(HTTPAdapter):
         response = super().send(request, stream, *args, **kwargs)
         if not stream or response.is_redirect:
             # requests would read the body without a limit.
-            _read_whole(response)
+            read_whole(response)
         return response
-
-
-def _read_whole(response: requests.Response) -> None:
-    """Read a body into the response's `content`.
-
-    Raises:
-        requests.RequestException: it is too long, or does not come in time.
-    """
-    # The length of an answer to HEAD is that of the body which GET would return.
-    is_head = response.request.method == "HEAD"
-    content = (
-        b"".join(arriving(response, _BODY_BLOCK)) if is_head else read_body(response, _LONGEST_ANSWER, _ANSWER_WITHIN_S)
-    )
-    if content is None:
-        raise AnswerError(f"the answer is longer than {_LONGEST_ANSWER >> 20} MiB", response=response)
-    response._content, response._content_consumed = content, True  # type: ignore[attr-defined]  # noqa: SLF001
-    response.raw.release_conn()
-
-
-class AnswerError(requests.RequestException):
-    """An answer that does not follow the protocol; its text is the reason."""
-
-
-class AddressError(AnswerError):
-    """An address in an answer's header that is malformed."""
-
-
-class WebPageError(AnswerError):
-    """A web page where the protocol has another answer: a sign-in page, a captive portal, a website."""
-
-    def __init__(self, response: requests.Response) -> None:
-        """Take the answer; its title becomes part of the message."""
-        kind = response.headers.get("Content-Type", "without a type").partition(";")[0].strip()
-        text = f"a web page answers ({response.status_code} {kind}){titled(beginning(response))}"
-        super().__init__(text, request=response.request, response=response)
-
-
-WEB_PAGE_HINT = (
-    "open the address in a browser: a network's sign-in page, a proxy or another website may answer there; "
-    "sign in, or correct the address"
-)
-
-
-def is_web_page(response: requests.Response) -> bool:
-    """Return whether an answer is HTML, by its type or, once it has been read, by its first bytes."""
-    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _HTML:
-        return True
-    content = getattr(response, "_content", None)
-    return isinstance(content, bytes) and _HTML_START.match(content) is not None
-
-
-def refuse_web_page(response: requests.Response) -> requests.Response:
-    """Return an answer that is not a web page.
-
-    Raises:
-        WebPageError: it is one.
-    """
-    if is_web_page(response):
-        try:
-            raise WebPageError(response)
-        finally:
-            response.close()
-    return response
-
-
-def titled(content: bytes) -> str:
-    """Return the title of a web page for a message, such as ` titled “Sign in”`, or ""."""
-    match = _TITLE.search(content[:_EXCERPT].decode("utf-8", "replace"))
-    text = " ".join(unescape(match[1]).split()) if match else ""
-    title = "".join(filter(str.isprintable, text))[:_LONGEST_TITLE].strip()
-    return f" titled “{title}”" if title else ""
-
-
-def beginning(response: requests.Response) -> bytes:
-    """Return the body of an answer, or nothing if it is long, slow or read already."""
-    with suppress(requests.RequestException, RuntimeError):
-        return read_body(response, _EXCERPT, _EXCERPT_WITHIN_S) or b""
-    return b""
 
 
 def is_loopback(host: str) -> bool:
@@ -309,70 +216,6 @@ class Retry:
 def announced(say: Callable[[str], object], server: str) -> Retry:
     """Return the usual retries, each of which is said with the server's name."""
     return Retry(on_retry=lambda why: say(f"{server}: {why}"))
-
-
-def read_body(response: requests.Response, longest: int, within_s: float = _ANSWER_WITHIN_S) -> bytes | None:
-    """Return a body, or None if it has more than `longest` bytes.
-
-    Raises:
-        requests.exceptions.ReadTimeout: it took longer than `within_s` seconds.
-    """
-    size = response.headers.get("Content-Length", "")
-    if size.isdecimal() and int(size) > longest:
-        return None
-    content, start_s = bytearray(), time.monotonic()
-    for block in arriving(response, _BODY_BLOCK):
-        content += block
-        if len(content) > longest:
-            return None
-        if time.monotonic() - start_s > within_s:
-            raise exceptions.ReadTimeout(response=response)
-    return bytes(content)
-
-
-def arriving(response: requests.Response, size: int) -> Iterator[bytes]:
-    """Yield a body in blocks of at most `size` bytes, as they arrive; `iter_content` waits until a block is full.
-
-    Raises:
-        requests.RequestException: the connection is cut or silent.
-    """
-    if response.raw is None or not (hasattr(response.raw, "stream") and hasattr(response.raw, "read1")):
-        yield from response.iter_content(size)
-        return
-    if isinstance(getattr(response, "_content", None), bytes):
-        yield response.content
-        return
-    while block := _next_block(response, size):
-        yield block
-
-
-def _next_block(response: requests.Response, size: int) -> bytes:
-    try:
-        return bytes(response.raw.read1(size, decode_content=True) or b"")
-    except urllib3_exceptions.ReadTimeoutError as error:
-        raise exceptions.ReadTimeout(error, response=response) from error
-    except urllib3_exceptions.DecodeError as error:
-        raise exceptions.ContentDecodingError(error, response=response) from error
-    except urllib3_exceptions.SSLError as error:
-        raise exceptions.SSLError(error, response=response) from error
-    except (urllib3_exceptions.HTTPError, OSError) as error:
-        raise exceptions.ChunkedEncodingError(error, response=response) from error
-
-
-def downloaded(response: requests.Response, size: int) -> Iterator[bytes]:
-    """Yield a download's blocks as they arrive.
-
-    Raises:
-        requests.RequestException: the connection is cut, silent, or brings next to nothing for minutes.
-    """
-    since_s, received = time.monotonic(), 0
-    for block in arriving(response, size):
-        yield block
-        received += len(block)
-        if received >= _LEAST_BYTES:
-            since_s, received = time.monotonic(), 0
-        elif time.monotonic() - since_s > _STALLED_S:
-            raise exceptions.ReadTimeout(response=response)
 
 
 def is_transient(error: requests.RequestException) -> bool:

@@ -21,7 +21,7 @@ from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
 from builder.host.json_documents import decode_json
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
-from builder.remote import http
+from builder.remote import answer_bodies, http, web_pages
 from builder.remote.download import receive
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class HubFetcher:
                 answer.raise_for_status()
                 content = bytearray()
                 # A server without ranges sends the whole file, of which the rest is not read.
-                for block in http.arriving(http.refuse_web_page(answer), length):
+                for block in answer_bodies.arriving(web_pages.refuse_web_page(answer), length):
                     content += block
                     if len(content) >= length:
                         break
@@ -136,7 +136,7 @@ def list_files(source: HubSource, config: Config, retry: http.Retry) -> HubListi
     try:
         return _listing(decode_json(answer.content))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        found = str(http.WebPageError(answer)) if http.is_web_page(answer) else str(error)
+        found = str(web_pages.WebPageError(answer)) if web_pages.is_web_page(answer) else str(error)
         raise _not_hub(source, found) from error
 
 
@@ -186,7 +186,7 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         raise _refusal(source, error.response) from error
-    except http.WebPageError as error:
+    except web_pages.WebPageError as error:
         raise _not_hub(source, str(error)) from error
     except requests.RequestException as error:
         message = f"the hub at {http.scrub(source.address)} cannot be reached: {http.reason(error)}"
@@ -202,8 +202,8 @@ def _not_hub(source: HubSource, found: str) -> NetworkError:
 def _refusal(source: HubSource, response: requests.Response) -> JbuildError:
     """Turn a hub's answer into an error."""
     page, status, answer = f"{source.address}/{source.repository}", response.status_code, response.headers
-    if status in _WEBSITE and http.is_web_page(response) and not any(name in answer for name in _HUB_HEADERS):
-        return _not_hub(source, str(http.WebPageError(response)))
+    if status in _WEBSITE and web_pages.is_web_page(response) and not any(name in answer for name in _HUB_HEADERS):
+        return _not_hub(source, str(web_pages.WebPageError(response)))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return ModelError(f"the hub refuses {source.uri} ({status})", where=page, hint=_permission_hint(page))
     if status == HTTPStatus.NOT_FOUND:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import RecipeError
-from builder.host.engine.docker import SHM_BYTES, emulator_settings
+from builder.host.engine.docker import SHM_BYTES
+from builder.host.engine.emulation import emulator_settings
 from builder.image.runtime import server_json
 from builder.image.runtime.settings import SettingsError, settle
 

@@ -16,7 +16,8 @@ from agreement.elves import shared_objects
 from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
 from builder.host import records
-from builder.host.engine.docker import emulator_settings, find_engine
+from builder.host.engine.docker import find_engine
+from builder.host.engine.emulation import emulator_settings
 from builder.host.process import run
 from builder.image.render.context import SYSTEM_HOME, environment_layer, link_tree
 from builder.image.wheels.tree import prepare

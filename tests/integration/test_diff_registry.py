@@ -19,7 +19,7 @@ from builder.project.diff.subject import subject
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
 from builder.remote.registry.registry_client import OCI_INDEX, connect
-from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_failures import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from builder.host.session import Session
 from builder.image.build.cell_image import base_image
 from builder.image.oci.layout import blob, is_whole, read_config
 from builder.remote.registry.registry_client import DOCKER_INDEX, DOCKER_MANIFEST, RegistryClient, connect
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

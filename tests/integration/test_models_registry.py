@@ -30,7 +30,7 @@ from builder.remote import http
 from builder.remote.artifact import TITLE
 from builder.remote.download import BLOCK
 from builder.remote.registry.registry_client import OCI_INDEX, OCI_MANIFEST, connect
-from builder.remote.registry.transport import RegistryUnreachableError
+from builder.remote.registry.registry_failures import RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

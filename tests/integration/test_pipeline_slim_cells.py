@@ -210,6 +210,34 @@ def test_cells_without_slimming_have_the_image_of_ever(mine: Project, make_gpu_p
     assert digest_of(mine, ORIN) == before[1]
 
 
+def test_files_that_the_recipe_excludes_are_not_in_the_image(mine: Project) -> None:
+    lock = mine.folder / "locks" / mine.name / f"pylock.{ORIN}.toml"
+    before = lock.read_text(), digest_of(mine, ORIN)
+    mine.recipe["image"] = {"exclude-files": {"nvidia-*": ["nvidia/*.so"]}}
+    mine.write()
+    assert mine.run("build", "--cell", ORIN).code == 0
+    assert lock.read_text() == before[0]
+    assert digest_of(mine, ORIN) != before[1]
+    files = built_packages(mine, ORIN)
+    assert "nvidia/_C.so" not in files
+    assert "nvidia/__init__.py" in files
+    assert b"nvidia/_C.so" not in files["nvidia_blas-1.0.dist-info/RECORD"]
+    assert check_records(files) > 10
+    assert not [file for file in record(mine, ORIN, "audit")["files"] if file.startswith("nvidia/")]
+    sizes = dict(record(mine, ORIN, "build")["labels"])["io.jbuild.slim"].split(",")
+    assert f"nvidia-blas={len(LIBRARY)}>0" in sizes
+    assert "nvidia-* without nvidia/*.so" in mine.run("show", "--cell", ORIN).stdout
+
+
+def test_files_that_python_imports_cannot_be_excluded(mine: Project) -> None:
+    mine.recipe["image"] = {"exclude-files": {"kernels": ["kernels/*"]}}
+    mine.write()
+    done = mine.run("build", "--cell", ORIN)
+    assert done.code == mine.run("audit", "--cell", ORIN).code != 0
+    assert "kernels/__init__.py" in done.stderr
+    assert "`exclude-files` leaves it out, and is a Python module" in done.stderr
+
+
 def test_the_recipe_may_name_nvidias_packages(mine: Project) -> None:
     mine.recipe["image"] = {"slim-packages": {"nvidia-*": True, "kernels": False}}
     mine.write()

@@ -15,7 +15,7 @@ from builder.host.config import Config
 from builder.remote.http import Patience, Retry
 from builder.remote.registry.base_lookup import base_registry, resolve_digest
 from builder.remote.registry.registry_client import connect
-from builder.remote.registry.transport import NotRegistryError, RegistryUnreachableError
+from builder.remote.registry.registry_failures import NotRegistryError, RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from builder.host.config import Config, RegistryMirror
 from builder.remote.http import CA_HINT, Patience, Retry
 from builder.remote.registry.base_lookup import resolve_digest
 from builder.remote.registry.registry_client import OCI_INDEX, RegistryClient, connect
-from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_failures import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from build_factory import new_build, new_target, new_tool
@@ -14,8 +15,10 @@ from build_factory import new_build, new_target, new_tool
 from builder.foundry.build_environment import build_environment
 from builder.foundry.build_python import BuildPython, build_python, write_target_python
 from builder.foundry.cmake_toolchain import write_toolchain
-from builder.host.session import Session
-from builder.model.builds import LockedBuild
+
+if TYPE_CHECKING:
+    from builder.host.session import Session
+    from builder.model.builds import LockedBuild
 
 NATIVE = new_build(
     target=new_target(architecture="amd64", gpus=("9.0",)), tools=(new_tool("gcc-12_12.2.0-14_amd64.deb"),)

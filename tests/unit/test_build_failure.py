@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from build_factory import new_build
 
-from builder.errors import BuildError
 from builder.foundry.build_failure import failure_of
+
+if TYPE_CHECKING:
+    from builder.errors import BuildError
 
 LOGS = Path(__file__).with_name("build_logs")
 # The log, our message, and what the shown part of the log must have.
@@ -23,8 +26,10 @@ CASES = {
         "Temporary failure in name resolution",
     ),
     "target-code": (
-        "the build of this package runs torch.cuda.get_device_capability() on the machine that builds, which has neither "
-        "the target's GPU nor its torch",
+        (
+            "the build of this package runs torch.cuda.get_device_capability() on the machine that builds, which has "
+            "neither the target's GPU nor its torch"
+        ),
         "TargetCodeError",
     ),
     "module": ("the build imports Cython, which the project does not state as a build requirement", "No module named"),

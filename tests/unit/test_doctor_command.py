@@ -50,7 +50,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr("builder.host.engine.contexts._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
     monkeypatch.setattr(tools_check, "can_start_engine", lambda: False)
     monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
     with serving() as index:

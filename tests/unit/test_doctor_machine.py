@@ -15,7 +15,8 @@ from factories import make_job, make_lock, make_locked_wheel
 
 from builder.errors import EngineError
 from builder.host import records
-from builder.host.config import Config, IndexMirror, ModelMirror, RegistryMirror
+from builder.host.config import Config, ModelMirror, RegistryMirror
+from builder.host.index_mirrors import IndexMirror
 from builder.host.session import Session
 from builder.lock import lockfile
 from builder.model.images import Descriptor, Image

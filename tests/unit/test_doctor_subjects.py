@@ -20,6 +20,7 @@ from builder.project.doctor import (
     network_check,
     proxy_check,
     tools_check,
+    vault_check,
 )
 from builder.project.doctor.check_table import Check, ok, problem, skipped
 from builder.project.doctor.examination import AppliedFix
@@ -35,6 +36,7 @@ ROOMS = (
     network_check,
     proxy_check,
     tools_check,
+    vault_check,
 )
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from builder.errors import EngineError, ProgramMissingError
 from builder.host import process
-from builder.host.engine.docker import Engine, _emulated_here, data_folder, find_engine, proxies_of
+from builder.host.engine.docker import Engine, data_folder, find_engine, proxies_of
+from builder.host.engine.emulation import emulated_here
 from builder.host.paths import Workspace
 from builder.host.process import Completed
 
@@ -68,7 +69,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr("builder.host.engine.contexts._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
     return Workspace(project=tmp_path, cache=tmp_path / "cache")
 
 
@@ -109,7 +110,7 @@ def test_the_default_socket_comes_before_our_own(
     workspace: Workspace, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(workspace, serve("recorded.sock"))
-    monkeypatch.setattr("builder.host.engine.docker._DEFAULT_HOST", serve("default.sock"))
+    monkeypatch.setattr("builder.host.engine.contexts._DEFAULT_HOST", serve("default.sock"))
     engine = find_engine(workspace)
     assert engine.source == "default"
     assert engine.environment() == {}
@@ -212,7 +213,7 @@ ENTRY = "enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: {flags}\noffset 0\n"
 )
 def test_emulation_that_works_in_containers(tmp_path: Path, name: str, text: str, found: tuple[str, ...]) -> None:
     (tmp_path / name).write_text(text)
-    assert _emulated_here("amd64", tmp_path) == found
+    assert emulated_here("amd64", tmp_path) == found
 
 
 def engine(**facts: object) -> Engine:

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.remote.http import Retry, read_body
+from builder.remote.answer_bodies import read_body
+from builder.remote.http import Retry
 from builder.remote.index import remote_wheel
 from builder.remote.index.remote_wheel import (
     FLAWS,

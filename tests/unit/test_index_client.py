@@ -16,7 +16,8 @@ from factories import make_wheel
 from tiny_index import HTML, JSON, Answer, TinyIndex, json_page, tiny_index
 
 from builder.host.config import Config
-from builder.remote.http import Retry, read_body
+from builder.remote.answer_bodies import read_body
+from builder.remote.http import Retry
 from builder.remote.index import index_client as module
 from builder.remote.index.index_client import IndexClient, IndexUnreachableError, client_of, failing_since
 from builder.remote.index.listing import Address, Index

@@ -11,7 +11,8 @@ import requests
 from factories import locked, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
-from builder.host.config import Config, IndexMirror
+from builder.host.config import Config
+from builder.host.index_mirrors import IndexMirror
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
 from builder.remote import http

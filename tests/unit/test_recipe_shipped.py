@@ -42,6 +42,7 @@ def test_what_ships_may_be_passed_on(path: Path) -> None:
         ("vllm-0.9.3", {"0.9.3-r36.4.0-cu128-24.04"}),
         ("vllm-cu129", {"r36.4-cu129-24.04", "0.10.2-r36.4.0-cu129-24.04"}),
         ("vllm-0.33.0", {f"0.33.0-r39.2.0-cu130-24.04-sm{sms}" for sms in ("87", "110", "87-110")}),
+        ("vllm-0.33.0-orin-small", {"0.33.0-r39.2.0-cu130-24.04-sm87-text"}),
     ],
 )
 def test_recipes_have_cells_of_these_tags(name: str, tags: set[str]) -> None:

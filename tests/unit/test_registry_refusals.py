@@ -15,7 +15,7 @@ from builder.model.images import Descriptor
 from builder.remote.registry.referrers import Referrer, add_referrers
 from builder.remote.registry.refusals import refusal_for, refusals
 from builder.remote.registry.registry_client import OCI_MANIFEST
-from builder.remote.registry.transport import NotRegistryError, RegistryUnreachableError, TagImmutableError
+from builder.remote.registry.registry_failures import NotRegistryError, RegistryUnreachableError, TagImmutableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

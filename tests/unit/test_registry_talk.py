@@ -13,7 +13,7 @@ from scripted_registry import HOST, Store, client
 
 from builder.errors import IntegrityError, RegistryError
 from builder.remote.registry.auth import Credentials
-from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_failures import ImageMissingError, RegistryUnreachableError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

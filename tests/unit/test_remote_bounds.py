@@ -12,8 +12,9 @@ import pytest
 import requests
 
 from builder.host.config import Config
-from builder.remote import http
-from builder.remote.http import AnswerError, Retry, announced, downloaded, session
+from builder.remote import answer_bodies, http
+from builder.remote.answer_bodies import AnswerError, downloaded
+from builder.remote.http import Retry, announced, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,20 +48,20 @@ def dripping(head: bytes, drop: bytes, every_s: float) -> Iterator[str]:
 
 
 def test_an_answer_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(answer_bodies, "_ANSWER_WITHIN_S", 0.2)
     with dripping(HEAD, b"x", 0.02) as url, pytest.raises(requests.exceptions.ReadTimeout):
         session(Config()).get(url)
 
 
 def test_the_body_of_a_redirect_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(answer_bodies, "_ANSWER_WITHIN_S", 0.2)
     head = HEAD.replace(b"200 OK", b"302 Found\r\nLocation: /elsewhere")
     with dripping(head, b"x", 0.02) as url, pytest.raises(requests.exceptions.ReadTimeout):
         session(Config()).get(url, stream=True)
 
 
 def test_a_download_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_STALLED_S", 0.2)
+    monkeypatch.setattr(answer_bodies, "_STALLED_S", 0.2)
     with dripping(HEAD, b"x", 0.02) as url:
         answer = session(Config()).get(url, stream=True)
         with pytest.raises(requests.exceptions.ReadTimeout):
@@ -68,7 +69,7 @@ def test_a_download_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_endless_answer_is_not_read_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_LONGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(answer_bodies, "_LONGEST_ANSWER", 1 << 20)
     endless = HEAD.replace(b"Content-Length: 1000000\r\n", b"Connection: close\r\n")
     with dripping(endless, b"x" * 65536, 0.0) as url, pytest.raises(AnswerError, match="longer than 1 MiB"):
         session(Config()).get(url)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from builder.errors import DocumentError, RecipeError
 from builder.host import config
-from builder.host.config import Config, IndexMirror
+from builder.host.config import Config
+from builder.host.index_mirrors import IndexMirror
 from builder.host.index_rows import IndexRow
 from builder.jetson.distributions import platforms
 from builder.jetson.packages import families, indexes, with_own

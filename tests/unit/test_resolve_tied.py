@@ -10,7 +10,8 @@ from factories import make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
-from builder.host.config import Config, IndexMirror
+from builder.host.config import Config
+from builder.host.index_mirrors import IndexMirror
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
 from builder.lock.resolve import solve_only

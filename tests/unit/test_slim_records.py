@@ -71,6 +71,7 @@ def test_a_label_has_the_sizes() -> None:
     assert given["io.jbuild.slim"] == "torch=3000000000>1000000000"
     assert slim_sizes(given) == (SlimSize(name="torch", before=3_000_000_000, after=1_000_000_000),)
     assert slim_text(slim_sizes(given)) == "2.00 GB less of libraries: torch 3.00 GB → 1.00 GB"
+    assert slim_text((SlimSize(name="triton", before=9_000_000, after=0),)).endswith(": triton without 9.0 MB")
 
 
 @pytest.mark.parametrize("text", ["", "torch", "torch=1", "torch=a>b", "torch=1>2>3", "Torch=1>2", "=1>2"])

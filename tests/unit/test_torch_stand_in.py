@@ -6,11 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from builder.foundry.torch_tree import _STAND_IN
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

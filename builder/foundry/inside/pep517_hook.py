@@ -47,7 +47,9 @@ def _check_requirements(backend: Any) -> None:
             missing.append(f"{text} (the lock has {version})")
     if missing:
         names = ", ".join(missing)
-        sys.exit(f"jbuild: the project also needs {names} to build: add it to `requires` of the build, and lock again")
+        sys.exit(
+            f"jbuild: the project also needs {names} to build: add it to `build-requires`, then run `jbuild lock` again"
+        )
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from urllib.parse import urlsplit
 
 from builder.errors import EngineError, ProgramFailedError, ProgramMissingError
 from builder.host import process
+from builder.host.engine.contexts import context_endpoint, context_host, current_context, docker_folder, json_object
+from builder.host.engine.emulation import OCI_NAMES, emulated_here
 from builder.host.engine.gpu_access import gpu_access
 from builder.host.paths import ENGINE_SCRIPT
 
@@ -34,17 +35,10 @@ if TYPE_CHECKING:
 
     Source = Literal["environment", "default", "scripts/engine"]
 
-_DEFAULT_HOST = "unix:///var/run/docker.sock"
 _ANSWER_S = 5.0
 # Loading or exporting an image of many gigabytes is one request.
 _LONG_S = 1800.0
 _OK = 200
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
-# Architectures by the names of QEMU, the kernel and OCI.
-_OCI_NAMES = {"aarch64": "arm64", "x86_64": "amd64", "arm64": "arm64", "amd64": "amd64"}
-# The CPU that QEMU emulates. SVE instructions are function calls there: torch's matrix products are 20 to 30 times as
-# fast without them (QEMU 10.0, torch 2.10: 0.01 against 0.4 GFLOPS), and Orin's Cortex-A78AE has none either.
-_EMULATORS = {"arm64": ("QEMU_CPU", "max,sve=off")}
 # vLLM's processes talk through shared memory; the engine's own 64 MB is too little, and unused space costs nothing.
 SHM_BYTES = 1 << 30
 # The schemes of addresses at which jbuild itself can speak to an engine.
@@ -178,11 +172,6 @@ def _info(engine: Engine) -> dict[str, Any]:
     return _query(engine.endpoint, engine.context, "/info")[0]
 
 
-def emulator_settings(architecture: str) -> tuple[tuple[str, str], ...]:
-    """Return the environment for fast emulation of a foreign architecture in a container."""
-    return (_EMULATORS[architecture],) if architecture in _EMULATORS else ()
-
-
 def find_engine(workspace: Workspace, gpu: GpuMethod | None = None) -> Engine:
     """Return the engine to work with; `gpu` overrides how its containers get the GPU.
 
@@ -191,9 +180,9 @@ def find_engine(workspace: Workspace, gpu: GpuMethod | None = None) -> Engine:
     """
     if host := os.environ.get("DOCKER_HOST"):
         return _engine_at(host, context="default", source="environment", docker_host=host, gpu=gpu)
-    context = _current_context()
+    context = current_context()
     try:
-        return _engine_at(_context_host(context), context=context, source="default", docker_host=None, gpu=gpu)
+        return _engine_at(context_host(context), context=context, source="default", docker_host=None, gpu=gpu)
     except EngineError as refused:
         recorded = _recorded_host(workspace.engine_record)
         if recorded is None:
@@ -210,7 +199,7 @@ def _engine_at(
 ) -> Engine:
     version, facts = _query(endpoint, context, "/version", "/info")
     status = dict(pair for pair in facts.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004  # name, value
-    architecture = _OCI_NAMES.get(version.get("Arch", ""), version.get("Arch", ""))
+    architecture = OCI_NAMES.get(version.get("Arch", ""), version.get("Arch", ""))
     return Engine(
         docker_host=docker_host,
         context=context,
@@ -219,7 +208,7 @@ def _engine_at(
         version=version.get("Version", ""),
         containerd_store="containerd" in status.get("driver-type", ""),
         architecture=architecture,
-        emulated=_emulated_here(architecture) if endpoint.startswith("unix://") else (),
+        emulated=emulated_here(architecture) if endpoint.startswith("unix://") else (),
         runtimes=tuple(sorted(facts.get("Runtimes") or ())),
         gpu=gpu_access(facts, is_local=endpoint.startswith("unix://"), setting=gpu),
     )
@@ -335,9 +324,9 @@ def _context_tls(context: str) -> TLSConfig | bool:
     """Return the TLS settings of a context, False if it has none."""
     from docker.tls import TLSConfig  # noqa: PLC0415  # slow to import
 
-    folder = _docker_folder() / "contexts" / "tls" / hashlib.sha256(context.encode()).hexdigest() / "docker"
+    folder = docker_folder() / "contexts" / "tls" / hashlib.sha256(context.encode()).hexdigest() / "docker"
     ca, cert, key = (str(path) if (path := folder / f"{name}.pem").is_file() else "" for name in ("ca", "cert", "key"))
-    is_unverified = bool(_context_endpoint(context).get("SkipTLSVerify"))
+    is_unverified = bool(context_endpoint(context).get("SkipTLSVerify"))
     if not (ca or cert or key or is_unverified):
         return False
     return TLSConfig(client_cert=(cert, key) if cert or key else None, ca_cert=ca or None, verify=not is_unverified)
@@ -347,64 +336,6 @@ def _silent(endpoint: str, error: Exception) -> EngineError:
     return EngineError(f"the engine does not answer: {error}", where=endpoint, hint=_START)
 
 
-def _current_context() -> str:
-    """Return the context that the `docker` command uses."""
-    name = os.environ.get("DOCKER_CONTEXT")
-    return name or str(_json(_docker_folder() / "config.json").get("currentContext") or "default")
-
-
-def is_context(name: str) -> bool:
-    """Return whether a docker context has this name; `default` does not count."""
-    return name != "default" and _context_meta(name).is_file()
-
-
-def _context_meta(name: str) -> Path:
-    return _docker_folder() / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
-
-
-def _context_host(context: str) -> str:
-    if context == "default":
-        return _DEFAULT_HOST
-    host = _context_endpoint(context).get("Host")
-    if not host:
-        hint = "run `docker context ls` and `docker context use NAME`"
-        raise EngineError(f"docker context `{context}` names no engine", where=context, hint=hint)
-    return str(host)
-
-
-def _context_endpoint(context: str) -> dict[str, Any]:
-    endpoint = (_json(_context_meta(context)).get("Endpoints") or {}).get("docker")
-    return endpoint if isinstance(endpoint, dict) else {}
-
-
-def _docker_folder() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser()
-
-
 def _recorded_host(record: Path) -> str | None:
-    host = _json(record).get("docker_host")
+    host = json_object(record).get("docker_host")
     return host if isinstance(host, str) and urlsplit(host).scheme else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _emulated_here(native: str, folder: Path = _BINFMT) -> tuple[str, ...]:
-    """Return the architectures that the kernel emulates.
-
-    Containers lack the emulator's file: only an entry with flag F, which the kernel keeps open, works in them.
-    """
-    emulated = set()
-    for entry in folder.glob("qemu-*"):
-        text = ""
-        with suppress(OSError):
-            text = entry.read_text(encoding="utf-8")
-        name = _OCI_NAMES.get(entry.name[len("qemu-") :])
-        if name and name != native and text.startswith("enabled") and re.search(r"^flags:.*F", text, re.MULTILINE):
-            emulated.add(name)
-    return tuple(sorted(emulated))

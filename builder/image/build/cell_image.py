@@ -25,7 +25,7 @@ from builder.image.render.context import stored_files
 from builder.model.images import Descriptor, Image
 from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from builder.image.precompile.cubin_store import checked_cubin, fingerprint_of, 
 from builder.remote.registry.manifests import TaggedArtifact
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import connect
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

@@ -102,7 +102,12 @@ def slim_text(sizes: Sequence[SlimSize]) -> str:
     """Return slimmed wheels with their sizes on disk as text, the largest gain first."""
     ordered = sorted(sizes, key=lambda size: (size.after - size.before, size.name))
     gain = size_of(sum(size.before - size.after for size in sizes))
-    wheels = ", ".join(f"{size.name} {size_of(size.before)} → {size_of(size.after)}" for size in ordered)
+    wheels = ", ".join(
+        f"{size.name} {size_of(size.before)} → {size_of(size.after)}"
+        if size.after
+        else f"{size.name} without {size_of(size.before)}"
+        for size in ordered
+    )
     return f"{gain} less of libraries: {wheels}"
 
 

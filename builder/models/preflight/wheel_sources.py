@@ -17,6 +17,7 @@ from builder.remote.download import local_path
 from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
 from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile, with_archive
+from builder.remote.vault.vaulted_files import read_vaulted
 
 if TYPE_CHECKING:
     import zipfile
@@ -106,6 +107,9 @@ def _in_archive(wheel: LockedWheel, read: Callable[[zipfile.ZipFile], _Facts], s
     if local := kept if kept.is_file() else local_path(address):
         with local.open("rb") as file:
             return with_archive(file, read)
+    facts = read_vaulted(wheel.sha256, wheel.filename, kept, session.config, read)
+    if facts is not None:
+        return facts
     get = Logins(session.config, http.session(session.config)).get
     try:
         return with_archive(RemoteFile(address, get), read)

@@ -20,6 +20,7 @@ from builder.project.doctor import (
     network_check,
     proxy_check,
     tools_check,
+    vault_check,
 )
 from builder.project.doctor.check_table import Check, DoctorContext, check_rows, skipped
 from builder.recipe.matrix import expand, job_of
@@ -42,6 +43,7 @@ _CHECKS: tuple[Callable[[DoctorContext], Iterable[Check]], ...] = (
     base_check.check,
     network_check.registries,
     network_check.stand_ins,
+    vault_check.check,
     disk_check.check,
     jetson_check.check,
 )

@@ -18,14 +18,14 @@ from builder.lock.inspect_index import default_address
 from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.publish.stage import targets
-from builder.remote import http
+from builder.remote import answer_bodies, http, web_pages
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
 from builder.remote.index.pages import parse
 from builder.remote.model_sources import HubSource, locate
 from builder.remote.registry.reference import Reference, api_base
 from builder.remote.registry.registry_client import connect
-from builder.remote.registry.transport import NotRegistryError
+from builder.remote.registry.registry_failures import NotRegistryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,17 +148,17 @@ def _ask(
 
 def _web_page(subject: str, answer: requests.Response) -> str | None:
     """Return a description of a web page in place of an index's page or a hub's list, else None."""
-    if not answer.ok or not http.is_web_page(answer):
+    if not answer.ok or not web_pages.is_web_page(answer):
         return None
     if subject == "index":
-        content = http.read_body(answer, _LONGEST_PAGE, sum(_WITHIN_S))
+        content = answer_bodies.read_body(answer, _LONGEST_PAGE, sum(_WITHIN_S))
         try:
             # An index's page is HTML too.
             parse(content or b"", answer.headers.get("Content-Type", ""), answer.url)
         except ValueError:
-            return f"a web page answers{http.titled(content or b'')}"
+            return f"a web page answers{web_pages.titled(content or b'')}"
         return None
-    return str(http.WebPageError(answer))
+    return str(web_pages.WebPageError(answer))
 
 
 def _ahead_s(answer: requests.Response) -> float | None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from builder.errors import JbuildError, NetworkError
+from builder.errors import JbuildError, LockError, NetworkError
 from builder.host.files import write_text
-from builder.remote import http
+from builder.remote import answer_bodies, http, web_pages
 from builder.remote.index.listing import Address, Index, ProjectPage
 from builder.remote.index.logins import REFUSED, Logins, variable, without_login
 from builder.remote.index.pages import ACCEPT, parse
+from builder.remote.vault.vault_reader import vault_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from builder.host.config import Config
 
     _Outcome = ProjectPage | JbuildError | None
+    _Failure = tuple[str, requests.RequestException | JbuildError]
 
 _LONGEST_PAGE = 64 << 20
 """Bytes; the longest page of the public index has a few million."""
@@ -57,13 +59,15 @@ class _WebPageInsteadError(_UnusableError):
 class IndexClient:
     """Client of all indexes. Threads may share it; each page is requested once in ten minutes.
 
-    `states` is a folder with the times since when indexes fail, across runs.
+    `states` is a folder with the times since when indexes fail, across runs. `stood_in` has the vault that stood
+    in for uv's own default index, by the index's name.
     """
 
     config: Config
     states: Path
     retry: http.Retry = field(default_factory=lambda: http.Retry(tries=4, within_s=60.0))
     now: Callable[[], float] = time.monotonic
+    stood_in: dict[str, str] = field(default_factory=dict)
     _logins: Logins = field(init=False)
     _pages: dict[tuple[str, str], tuple[float, _Outcome]] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
@@ -104,8 +108,13 @@ class IndexClient:
             return self.now() + _DOWN_S, error
 
     def _ask_all(self, index: Index, project: str) -> ProjectPage | None:
-        failures: list[tuple[str, requests.RequestException]] = []
+        failures: list[_Failure] = []
         for address in index.addresses:
+            if address.vault:
+                page = self._ask_vault(index, address, project, failures)
+                if page or not failures:
+                    return page
+                continue
             url = f"{without_login(address.url).rstrip('/')}/{project}/"
             try:
                 page = self._ask_address(index, address, project, url)
@@ -115,6 +124,29 @@ class IndexClient:
             answered(self.states, index.name)
             return page
         raise _unreachable(index, project, failures, failing_since(self.states, index.name, note=True))
+
+    def _ask_vault(self, index: Index, address: Address, project: str, failures: list[_Failure]) -> ProjectPage | None:
+        """Return a vault's page of a project; if it has none, add that to the `failures` of the addresses before it.
+
+        Raises:
+            JbuildError: the vault, which is used instead of the index, cannot be read.
+        """
+        vault = address.vault or ""
+        try:
+            files = vault_at(vault, self.config).files(index.name, project)
+        except JbuildError as error:
+            if not failures:
+                raise
+            failures.append((vault, error))
+            return None
+        if not files:
+            if failures:
+                failures.append((vault, LockError(f"the vault has no {project} of this index")))
+            return None
+        if failures:
+            failing_since(self.states, index.name, note=True)
+        url = f"{without_login(address.url).rstrip('/')}/{project}/"
+        return ProjectPage(index=index.name, project=project, url=url, files=files, vault=vault)
 
     def _ask_address(self, index: Index, address: Address, project: str, url: str) -> ProjectPage | None:
         until, failure = self._failed.get(address.url, (0.0, None))
@@ -133,14 +165,14 @@ class IndexClient:
             if answer.status_code in _MISSING:
                 return None
             answer.raise_for_status()
-            content = http.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
+            content = answer_bodies.read_body(answer, _LONGEST_PAGE, _SLOWEST_PAGE_S)
             if content is None:
                 raise _UnusableError(f"its page is longer than {_LONGEST_PAGE >> 20} MiB")
             try:
                 files = parse(content, answer.headers.get("Content-Type", ""), answer.url)
             except ValueError as error:
-                if http.is_web_page(answer):
-                    text = f"a web page answers{http.titled(content)}: {error}"
+                if web_pages.is_web_page(answer):
+                    text = f"a web page answers{web_pages.titled(content)}: {error}"
                     raise _WebPageInsteadError(text) from error
                 raise _UnusableError(str(error)) from error
         page_url = http.scrub(without_login(answer.url))
@@ -153,19 +185,17 @@ def client_of(config: Config, states: Path) -> IndexClient:
     return IndexClient(config=config, states=states)
 
 
-def _unreachable(
-    index: Index, project: str, failures: list[tuple[str, requests.RequestException]], since: str | None
-) -> IndexUnreachableError:
+def _unreachable(index: Index, project: str, failures: list[_Failure], since: str | None) -> IndexUnreachableError:
     mirrors = len(index.addresses) - 1
     nor = f", nor {'its mirror' if mirrors == 1 else f'any of its {mirrors} mirrors'}" if mirrors > 0 else ""
     failing = f"; it has been failing since {since}" if since else ""
-    errors = [error for _, error in failures]
+    errors = [error for _, error in failures if isinstance(error, requests.RequestException)]
     refused = any(error.response is not None and error.response.status_code in REFUSED for error in errors)
-    hint = "run it again later, or name a mirror in [[index-mirrors]] of jbuild.toml"
+    hint = "run it again later, or name a mirror or a vault in [[index-mirrors]] of jbuild.toml"
     if any(map(http.is_untrusted, errors)):
         hint = http.CA_HINT
     elif all(isinstance(error, _WebPageInsteadError) for error in errors):
-        hint = f"{http.WEB_PAGE_HINT}; or {hint}"
+        hint = f"{web_pages.WEB_PAGE_HINT}; or {hint}"
     elif refused:
         name = variable(index.name)
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
@@ -179,7 +209,9 @@ def _unreachable(
     return unreachable
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: requests.RequestException | JbuildError) -> str:
+    if isinstance(error, JbuildError):
+        return error.message
     return str(error) if isinstance(error, _UnusableError) else http.reason(error)
 
 

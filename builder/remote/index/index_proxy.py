@@ -68,8 +68,12 @@ class IndexProxy(ThreadingHTTPServer):
 
     def upstream(self, text: str) -> str:
         """Return a text with the proxy's addresses replaced with those of the indexes."""
-        text = re.sub(rf"{re.escape(self.root)}/files/([0-9a-f]+)/[^\s`)]+", self._upstream_file, text)
+        text = self.upstream_files(text)
         return re.sub(rf"{re.escape(self.root)}/simple/?([^/\s`),]*)/?", self._upstream_index, text)
+
+    def upstream_files(self, text: str) -> str:
+        """Return a text with the addresses of files replaced."""
+        return re.sub(rf"{re.escape(self.root)}/files/([0-9a-f]+)/[^\s`)\"]+", self._upstream_file, text)
 
     def _upstream_file(self, match: re.Match[str]) -> str:
         candidate = self.view.candidates.get(match[1])

@@ -16,7 +16,7 @@ from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import Progress
 from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, write_bytes
-from builder.remote import http
+from builder.remote import answer_bodies, http
 from builder.remote.download import Expected, PartialBlob, download, download_once, local_path, receive
 from builder.remote.index.remote_wheel import (
     FLAWS,
@@ -27,6 +27,7 @@ from builder.remote.index.remote_wheel import (
     metadata_of,
     with_archive,
 )
+from builder.remote.vault.vaulted_files import read_vaulted, vaulted, vaulted_metadata
 
 if TYPE_CHECKING:
     import zipfile
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangedFile:
-    """A locked file that the index now serves with other bytes; the locked ones may be `in_wheelhouse`."""
+    """A locked file that the index now serves with other bytes; `in_wheelhouse`: it or a vault has the locked ones."""
 
     index: str
     filename: str
@@ -61,8 +62,9 @@ class Candidate:
 class IndexView:
     """The pinned packages of one cell. Threads may share it.
 
-    `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse stay
-    candidates when the index serves others under their names. `errors` are those that uv sees as failed requests only.
+    `locked` are the files of the previous lock by name, with their sha256 and URL: those in the wheelhouse or a vault
+    stay candidates when the index serves others under their names. `errors` are those that uv sees as failed requests
+    only.
 
     An index without hashes: until a file is fetched, the sha256 of its URL stands for its own, and `unhashed` has it.
     """
@@ -161,7 +163,9 @@ class IndexView:
         locked, url = self.locked.get(file.filename, (file.sha256, file.url))
         if locked == file.sha256 or locked is None:
             return file
-        in_wheelhouse = self.workspace.wheel(locked, file.filename).is_file()
+        in_wheelhouse = self.workspace.wheel(locked, file.filename).is_file() or any(
+            vaulted(locked, file.filename, self.client.config)
+        )
         self.changed[file.filename] = ChangedFile(
             index=index.name,
             filename=file.filename,
@@ -222,7 +226,11 @@ def wheel_metadata(index: Index, file: IndexFile, client: IndexClient, workspace
     path = workspace.metadata(file.sha256 or "")
     if path.is_file():
         return path.read_bytes()
-    content = _beside(file, client) or read_wheel(index, file, client, workspace, metadata_of)
+    content = (
+        vaulted_metadata(file.sha256 or "", file.filename, client.config)
+        or _beside(file, client)
+        or read_wheel(index, file, client, workspace, metadata_of)
+    )
     try:
         check_metadata(content, file.filename)
     except ValueError as error:
@@ -238,7 +246,7 @@ def read_wheel(
     workspace: Workspace,
     read: Callable[[zipfile.ZipFile], bytes],
 ) -> bytes:
-    """Return the result of `read` for a wheel in the wheelhouse, else on the server, by ranges if possible.
+    """Return the result of `read` for a wheel in the wheelhouse or a vault, else on the server, by ranges if possible.
 
     Raises:
         IntegrityError: the file is not a wheel.
@@ -249,6 +257,9 @@ def read_wheel(
         local = source
     try:
         if not local.is_file():
+            content = read_vaulted(file.sha256 or "", file.filename, local, client.config, read)
+            if content is not None:
+                return content
             try:
                 return with_archive(RemoteFile(file.url, client.get), read)
             except NoRangesError:
@@ -269,7 +280,7 @@ def _beside(file: IndexFile, client: IndexClient) -> bytes | None:
     try:
         with client.get(url._replace(path=f"{url.path}.metadata").geturl()) as answer:
             answer.raise_for_status()
-            content = http.read_body(answer, LONGEST_METADATA)
+            content = answer_bodies.read_body(answer, LONGEST_METADATA)
     except requests.RequestException:
         return None
     return content if content and file.metadata in ("", hashlib.sha256(content).hexdigest()) else None

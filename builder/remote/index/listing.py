@@ -14,17 +14,21 @@ from builder.host.index_rows import DEFAULT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.host.config import IndexMirror
+    from builder.host.index_mirrors import IndexMirror
 
 _NAMED_URL = re.compile(r"(?:([A-Za-z0-9._-]+)=)?(https?://\S+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """An address of an index; `stand_in` is the reason if another index answers there, or None."""
+    """An address of an index; `stand_in` is the reason if another index answers there, or None.
+
+    `vault` is the vault that stands in for the index, if this is not an address of a server.
+    """
 
     url: str
     stand_in: str | None = None
+    vault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +65,17 @@ class IndexFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectPage:
-    """An index's page of one project; `url` is the address that answered, without credentials."""
+    """An index's page of one project; `url` is the address that answered, without credentials.
+
+    `vault` is the vault that stood in for the index; `url` is the index's own then.
+    """
 
     index: str
     project: str
     url: str
     files: tuple[IndexFile, ...]
     stand_in: str | None = None
+    vault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,12 +135,13 @@ def addresses(url: str, mirrors: tuple[IndexMirror, ...]) -> tuple[Address, ...]
 
     Rules of one prefix apply in the order of the files.
     """
-    # A prefix is one of whole path components.
-    rules = [rule for rule in mirrors if f"{url}/".startswith(f"{rule.prefix.rstrip('/')}/")]
+    rules = [rule for rule in mirrors if rule.covers(url)]
     instead = sorted((rule for rule in rules if not rule.fallback), key=lambda rule: -len(rule.prefix))
     first = _mirrored(url, instead[0]) if instead else Address(url=url)
     return (first, *(_mirrored(url, rule) for rule in rules if rule.fallback))
 
 
 def _mirrored(url: str, rule: IndexMirror) -> Address:
+    if rule.vault:
+        return Address(url=url, vault=rule.vault)
     return Address(url=rule.mirror.rstrip("/") + url[len(rule.prefix.rstrip("/")) :], stand_in=rule.stand_in)

@@ -102,7 +102,11 @@ def variable(name: str) -> str:
 def _index_addresses(config: Config) -> Iterator[_IndexAddress]:
     for row in with_own(config.indexes):
         yield from (_index_address(address.url, row.name) for address in addresses(row.url, config.index_mirrors))
-    yield from (_index_address(rule.mirror, None) for rule in config.index_mirrors if rule.prefix == DEFAULT)
+    for rule in config.index_mirrors:
+        if rule.prefix == DEFAULT and rule.mirror:
+            yield _index_address(rule.mirror, None)
+        if rule.vault and rule.vault.startswith("http"):
+            yield _index_address(rule.vault, None)
     for name, url in named_urls(*_UV_VARIABLES):
         yield _index_address(url, name)
 

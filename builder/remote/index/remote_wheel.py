@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.remote.http import Retry, read_body
+from builder.remote.answer_bodies import read_body
+from builder.remote.http import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

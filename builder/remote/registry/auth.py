@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
 from builder.host.json_documents import decode_json
-from builder.remote.http import is_loopback, joined, refuse_web_page, scrub
+from builder.remote.http import is_loopback, joined, scrub
 from builder.remote.registry.reference import DOCKER_HUB
+from builder.remote.web_pages import refuse_web_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from builder.model.locks import LockedBase
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_client import INDEXES, RegistryClient, connect
-from builder.remote.registry.transport import ImageMissingError, RegistryUnreachableError
+from builder.remote.registry.registry_failures import ImageMissingError, RegistryUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

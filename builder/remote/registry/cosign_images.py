@@ -12,7 +12,7 @@ from builder.host.signing import is_signed
 from builder.remote.registry.manifests import parts_of, put_blobs
 from builder.remote.registry.referrers import tag_of
 from builder.remote.registry.registry_client import OCI_MANIFEST
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 from builder.remote.registry.upload import BytesBlob
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from builder.errors import RegistryError
 from builder.host.json_documents import decode_json
 from builder.model.images import Descriptor
 from builder.remote.registry.registry_client import OCI_INDEX
-from builder.remote.registry.transport import ImageMissingError
+from builder.remote.registry.registry_failures import ImageMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

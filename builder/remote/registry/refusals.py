@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from builder.host.json_documents import decode_json
 from builder.host.toml.declarations import Source, declaration_of, load_rows, regex, string
-from builder.remote.http import beginning, is_web_page, scrub, titled
+from builder.remote.http import scrub
+from builder.remote.web_pages import beginning, is_web_page, titled
 
 if TYPE_CHECKING:
     import requests

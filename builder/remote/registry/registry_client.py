@@ -16,7 +16,7 @@ import requests
 from builder.errors import IntegrityError, RegistryError
 from builder.host.json_documents import decode_json
 from builder.model.images import Descriptor
-from builder.remote import http
+from builder.remote import http, web_pages
 from builder.remote.download import BLOCK, PartialBlob, receive
 from builder.remote.registry.auth import find_credentials
 from builder.remote.registry.reference import DIGEST_PATTERN
@@ -202,7 +202,7 @@ class RegistryClient:
                 self._transport.once("DELETE", location, scopes=scopes_for(repository, "push"))
             except requests.HTTPError as error:
                 # Registries purge abandoned uploads after some days anyway.
-                if http.is_web_page(error.response):
+                if web_pages.is_web_page(error.response):
                     raise
 
     def send_blob(

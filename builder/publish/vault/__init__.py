@@ -1,0 +1,1 @@
+"""Vaults: static package indexes with every file that locks name: writing, checking, copies in registries."""
