@@ -17,7 +17,7 @@ from builder.host.engine.emulation import emulator_settings
 from builder.host.file_locks import scratch
 from builder.host.process import run
 from builder.jetson.distributions import pythons
-from builder.lock.python_archives import HOME, fetched_archive, install_python, unpack_archive
+from builder.lock.python_archives import HOME, install_python, interpreter_archive, unpack_archive
 from builder.lock.solve import uv
 from builder.lock.uv_target import machine, uv_flags
 from builder.model.locks import LockedInterpreter
@@ -127,8 +127,7 @@ def _interpreter(lock: Lock, folder: Path, session: Session) -> Path:
         sha256 = dict(row.sha256)[platform.architecture]
         locked = LockedInterpreter(release=row.release, url=row.url(platform.architecture), sha256=sha256)
     if locked:
-        name = locked.url.rpartition("/")[2].replace("%2B", "+")
-        unpack_archive(fetched_archive(name, locked, platform, session), folder, platform.python)
+        unpack_archive(interpreter_archive(locked, platform, session), folder, platform.python)
         return folder / HOME.lstrip("/")
     target = folder / "python"
     key = f"cpython-{platform.python}-linux-{machine(platform)}-gnu"
