@@ -30,17 +30,18 @@ _FETCH_S = 1800
 _MIRROR = "set a mirror that this machine can reach: `mirror` under [python] in jbuild.toml"
 
 
-def archive_name_of(interpreter: LockedInterpreter) -> str:
+def archive_name(interpreter: LockedInterpreter) -> str:
     """Return the file name of an interpreter's archive."""
     return unquote(interpreter.url.rpartition("/")[2])
 
 
-def fetched_archive(name: str, interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
+def interpreter_archive(interpreter: LockedInterpreter, platform: Platform, session: Session) -> Path:
     """Return the archive of a locked interpreter, after fetching it if it is missing.
 
     Raises:
         NetworkError, IntegrityError: it cannot be fetched or verified.
     """
+    name = archive_name(interpreter)
     target = session.workspace.interpreters / interpreter.sha256 / name
     if target.is_file() or _from_vault(interpreter.sha256, target, session):
         return target

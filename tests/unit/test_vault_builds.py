@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from build_factory import SOURCE, make_build
+from cell_builds import SOURCE, build_of
 from factories import make_job, make_lock, make_wheel
 
 from builder.foundry.fetched_files import input_path
@@ -32,7 +32,7 @@ def cached_build(tmp_path: Path, session: Session) -> LockedBuild:
     archive = tmp_path / "ext-1.0.tar.gz"
     archive.write_bytes(b"a source")
     source = replace(SOURCE, sha256=sha256_of(archive), size=None)
-    build = make_build(source=source, requirements=(in_wheelhouse(tmp_path, "setuptools", "80.0", session),))
+    build = replace(build_of(source=source), requirements=(in_wheelhouse(tmp_path, "setuptools", "80.0", session),))
     target = input_path(session.workspace, source.sha256, archive.name)
     target.parent.mkdir(parents=True)
     archive.rename(target)

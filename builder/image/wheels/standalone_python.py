@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from builder.errors import JbuildError
 from builder.host.interpreters import find_compiler
 from builder.image.wheels.tree import make_tree, variant
-from builder.lock.python_archives import archive_name_of, fetched_archive, install_python, unpack_archive
+from builder.lock.python_archives import archive_name, install_python, interpreter_archive, unpack_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,10 +51,10 @@ def interpreter_tree(lock: Lock, interpreter: LockedInterpreter, compiler: Compi
     """
     python, sha256 = lock.platform.python, interpreter.sha256
     tree = session.workspace.trees / sha256[:2] / f"{sha256}-{_FORMAT}-{variant(python, compiler)}"
-    name = archive_name_of(interpreter)
+    name = archive_name(interpreter)
 
     def fill(folder: Path) -> None:
-        unpack_archive(fetched_archive(name, interpreter, lock.platform, session), folder, python)
+        unpack_archive(interpreter_archive(interpreter, lock.platform, session), folder, python)
 
     make_tree(tree, fill, compiler, name)
     return tree

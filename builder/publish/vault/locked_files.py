@@ -9,7 +9,7 @@ from builder.errors import JbuildError
 from builder.host.concurrency import TaskGroup
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexInspector
-from builder.lock.python_archives import archive_name_of, fetched_archive
+from builder.lock.python_archives import archive_name, interpreter_archive
 from builder.model.vaults import VaultFile, VaultOrigin
 from builder.publish.vault.build_files import fetch_builds
 from builder.publish.vault.wheel_files import StoredFile, fetch_wheels
@@ -33,11 +33,10 @@ def fetch_locked(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ..
     """
     stored = fetch_wheels((*lock.wheels, *(lock.tools or ())), job.name, session)
     if lock.interpreter:
-        name = archive_name_of(lock.interpreter)
-        source = fetched_archive(name, lock.interpreter, lock.platform, session)
+        source = interpreter_archive(lock.interpreter, lock.platform, session)
         origin = VaultOrigin(index=None, url=lock.interpreter.url, lock=job.name)
         file = VaultFile(
-            filename=name,
+            filename=archive_name(lock.interpreter),
             sha256=lock.interpreter.sha256,
             size=source.stat().st_size,
             kind="file",
