@@ -10,8 +10,8 @@ from builder.host.memory import available_memory
 if TYPE_CHECKING:
     from builder.model.builds import BuildOptions, LockedBuild
 
-# The memory of one compilation: 4.4 GB were measured for the largest units of flash-attn 2.8.3.
-_CUDA_UNIT = 4_500_000_000
+# The memory of one compilation: 4.99 GB were measured for the largest unit of flash-attn 2.8.3.
+_CUDA_UNIT = 5_000_000_000
 _UNIT = 1_000_000_000
 
 

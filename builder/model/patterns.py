@@ -31,7 +31,7 @@ PINNED_IMAGE = rf"(?:{_HOST}/)?{REPOSITORY}(?::{TAG}|(?::{TAG})?@sha256:[0-9a-f]
 
 INDEX = r"[a-z0-9][a-z0-9-]{0,63}"
 # A file of a wheel, relative to site-packages, or a glob.
-WHEEL_FILE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\x00-\x1f\x7f\\]{1,300}"
+WHEEL_FILE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]{1,300}"
 PACKAGE = r"[a-z0-9*?][a-z0-9*?-]{0,99}"
 
 # A package's normalised name, and the source that it is built from.

@@ -258,7 +258,7 @@ def test_one_wheel_of_a_name(tmp_path: Path, session: Session) -> None:
 
 
 def test_several_cells_are_a_list(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
+    monkeypatch.setattr(command, "lock_with_wheels", lambda *_: make_lock())
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(CellSelection, "jobs", lambda _: [make_job()] * 2)
     code, out, _ = jbuild("demo", "--json")
@@ -273,7 +273,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
             raise NoWheelsError("no wheels work together", hint=f"`jbuild why demo --cell {job.cell.id}` tells more")
         return make_lock()
 
-    monkeypatch.setattr(command, "lock_with_history", lock)
+    monkeypatch.setattr(command, "lock_with_wheels", lock)
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     monkeypatch.setattr(CellSelection, "jobs", lambda _: jobs)
     code, out, err = jbuild("demo")
@@ -288,7 +288,7 @@ def test_a_cell_that_cannot_be_locked_does_not_stop_the_others(jbuild: Any, monk
 
 
 def test_one_cell_is_the_result_itself(jbuild: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
+    monkeypatch.setattr(command, "lock_with_wheels", lambda *_: make_lock())
     monkeypatch.setattr(command, "audit_cell", lambda *_: AUDIT)
     code, out, _ = jbuild("demo", "--json")
     assert (code, json.loads(out)["cell"], json.loads(out)["recipe"]) == (14, "one", "demo")
@@ -303,7 +303,7 @@ def test_an_audit_that_passes_ends_an_earlier_failure(
     history.note(
         make_run(replace(session, workspace=workspace), job=job), (), AuditError("missing-library: demo"), "audit"
     )
-    monkeypatch.setattr(command, "lock_with_history", lambda *_: make_lock())
+    monkeypatch.setattr(command, "lock_with_wheels", lambda *_: make_lock())
     monkeypatch.setattr(command, "audit_cell", lambda *_: replace(AUDIT, findings=()) if passes else AUDIT)
     monkeypatch.setattr(CellSelection, "jobs", lambda _: [job])
     jbuild("demo")
