@@ -72,7 +72,12 @@ def _run(package: Package, cell: Cell, session: Session, output: Path, *, twice:
 def _packages() -> list[Package]:
     def parse(root: Table) -> list[Package]:
         return [
-            Package(name=row.string("name"), version=row.string("version"), build=row.string("build"))
+            Package(
+                name=row.string("name"),
+                version=row.string("version"),
+                build=row.string("build"),
+                build_requires=row.strings("build-requires"),
+            )
             for row in root.rows("packages")
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from email.parser import BytesParser
 from email.policy import compat32
 from typing import TYPE_CHECKING
@@ -217,8 +217,18 @@ def _why(
         or _rule(change, job, after)
         or (moved if before.sources.get(change.name) != after.sources.get(change.name) else None)
         or (upgraded if "*" in upgrade else None)
+        or _other_inputs(change, before, after)
         or "the locked file is no longer offered, or no longer fits the others"
     )
+
+
+def _other_inputs(change: LockChange, before: Lock, after: Lock) -> str | None:
+    """Return which inputs of a build of the same version differ."""
+    old, new = (next((b for b in lock.builds or () if b.name == change.name), None) for lock in (before, after))
+    if old is None or new is None or change.before != change.after:
+        return None
+    names = [field.name for field in fields(old) if getattr(old, field.name) != getattr(new, field.name)]
+    return f"its {' and '.join(names)} changed" if names else None
 
 
 def _rule(change: LockChange, job: Job, after: Lock) -> str | None:

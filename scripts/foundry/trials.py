@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Package:
-    """A row of `packages.toml`."""
+    """A row of `packages.toml`; `build_requires` are those that its backend names only when it runs."""
 
     name: str
     version: str
     build: str
+    build_requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +90,7 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: boo
     package, platform = trial.package, cell.platform
     target = BuildTarget(architecture=platform.architecture, python=platform.python, glibc=platform.glibc)
     step = partial(_step, trial)
-    spec = BuildSpec(name=package.name, version=package.version)
+    spec = BuildSpec(name=package.name, version=package.version, requires=package.build_requires)
     build = step("lock", lambda: lock_build(spec, target, session))
     raw = step("build", lambda: build_wheel(build, session, BuildOptions(jobs=1)))
     cost = build_folder(build, session).cost()

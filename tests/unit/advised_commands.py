@@ -37,7 +37,8 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 _FOREIGN_OPTIONS = frozenset(
     """
     --allow-deprecated-quantization --cache-to --chat-template --compilation-config --compile-bytecode --config-format
-    --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager --gpu-memory-utilization --host
+    --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager
+    --gpu-memory-utilization --host
     --insecure-ignore-tlog --ipc --kernels --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
     --max-num-batched-tokens --max-num-seqs --max_model_len --metrics-port --name --network --no- --only --option
     --platform --port --quantization --reasoning-parser --runtime --secret --served-model-name --slim --small

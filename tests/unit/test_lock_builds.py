@@ -279,6 +279,10 @@ def test_a_changed_patch_makes_the_lock_stale(session: Session, public: TinyInde
     assert current_lock(job, session) == made
     patch.write_text("two\n")
     assert current_lock(job, session) is None
+    again = lock(job, session)
+    assert [change.words for change in again.changes] == [
+        "ext 1.1: other inputs of its build because its patches changed"
+    ]
 
 
 def test_a_source_that_the_lock_names_twice_is_damage(session: Session, public: TinyIndex) -> None:
