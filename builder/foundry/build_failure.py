@@ -36,6 +36,8 @@ _MARKED = re.compile(r"\bjbuild: (?P<text>.+)")
 _KILLED = re.compile(r"\bKilled\b|signal 9\b|SIGKILL|exit status -9\b|\[code=137\]")
 _NETWORK = re.compile(
     r"Temporary failure in name resolution|Could not resolve host|Name or service not known|Network is unreachable"
+    # CMake's FetchContent, whose clone fails before it asks for a host.
+    r"|could not find git for clone of"
 )
 _GCC_TOO_NEW = re.compile(r"unsupported GNU version! gcc versions later than (?P<newest>[0-9]+)")
 _PROGRAM = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ CASES = {
     "network": (
         "the build asked for the network, which its sandbox does not have",
         "Temporary failure in name resolution",
+    ),
+    "fetch-content": (
+        "the build asked for the network, which its sandbox does not have",
+        "could not find git for clone of abseil-cpp-populate",
     ),
     "target-code": (
         (
@@ -55,7 +60,7 @@ def test_a_real_log_has_one_cause(name: str) -> None:
 def test_the_shown_log_is_short_and_without_frames_of_tools(name: str) -> None:
     log = _failure(name).log or ""
     assert len(log.splitlines()) <= 30
-    assert "site-packages" not in log
+    assert not re.search(r'File ".*site-packages', log)
 
 
 def test_one_job_that_was_killed_gets_other_advice() -> None:
