@@ -67,13 +67,7 @@ def make(
     """
     path = session.workspace.lock(job.recipe.name, job.cell.id)
     client = client_of(session.config, session.workspace.index_states)
-    shelf = IndexView(
-        pins=index_pins_of(job, session.config),
-        client=client,
-        workspace=session.workspace,
-        locked=_kept_as_locked(before, upgrade),
-    )
-    shelf.sources.update(source_projects(job, session, client))
+    shelf = _index_view(job, session, client, before, upgrade)
     question = SolveRequest(spec=job.spec, platform=job.platform, before=path if before else None, upgrade=upgrade)
     with TaskGroup(1) as group:
         base = group.submit(
@@ -87,7 +81,6 @@ def make(
             solution = _solve_missing(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
         builds = lock_builds(job, solution, session, before, upgrade)
-        locked_files = _kept_files(solution.wheels, shelf, job, upgrade)
         vaults = stand_ins((wheel.index for wheel in solution.wheels), shelf, client)
         lock = Lock(
             recipe=job.recipe.name,
@@ -99,13 +92,7 @@ def make(
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,
             indexes=_indexes(solution.wheels, shelf),
-            rules=(
-                *_ties(solution.wheels, shelf),
-                *_cut_off(solution.wheels, shelf, job),
-                *locked_files,
-                *built(job, solution),
-                *vault_rules(vaults),
-            ),
+            rules=(*_rules(job, solution, shelf, upgrade), *vault_rules(vaults)),
             warnings=solution.warnings,
             torch_cuda=torch_cuda,
             interpreter=interpreter_of(job.platform),
@@ -120,6 +107,30 @@ def make(
     announce(vaults, job, session)
     warn_of_boards(job, lock, session)
     return lock, changes
+
+
+def _index_view(
+    job: Job, session: Session, client: IndexClient, before: Lock | None, upgrade: tuple[str, ...]
+) -> IndexView:
+    """Return what the indexes offer to a cell, with its sources in place of the wheels that they lack."""
+    view = IndexView(
+        pins=index_pins_of(job, session.config),
+        client=client,
+        workspace=session.workspace,
+        locked=_kept_as_locked(before, upgrade),
+    )
+    view.sources.update(source_projects(job, session, client))
+    return view
+
+
+def _rules(job: Job, solution: Solution, shelf: IndexView, upgrade: tuple[str, ...]) -> tuple[LockedRule, ...]:
+    """Return the rules of a solution besides the recipe's requirements."""
+    return (
+        *_ties(solution.wheels, shelf),
+        *_cut_off(solution.wheels, shelf, job),
+        *_kept_files(solution.wheels, shelf, job, upgrade),
+        *built(job, solution),
+    )
 
 
 def _kept_as_locked(before: Lock | None, upgrade: tuple[str, ...]) -> dict[str, tuple[str, str]]:
