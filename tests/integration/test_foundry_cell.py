@@ -144,7 +144,7 @@ def test_a_build_that_fails_is_a_failure_of_the_cell(made: tuple[Project, Done],
     project.write()
     done = project.run("recipe", timeout_s=LONG_S)
     assert_refused(done, 8, r"tinyext\.c does not compile", r"tinyext\.c:3:\d+: error: ")
-    assert "wheel: " in project.run("show").stdout.partition("failed")[2]
+    assert "at wheel, " in project.run("show").stdout.partition("failed")[2]
     project.recipe["packages"] = packages(environment={"TINYEXT_ANSWER": "7"})
     project.write()
     assert project.run("audit", timeout_s=LONG_S).code == 0
