@@ -106,10 +106,10 @@ def check_apt() -> None:
     """Refuse machines without apt.
 
     Raises:
-        BuildError: there is no apt.
+        BuildError: apt is missing.
     """
     if find_program("apt-get") is None or find_program("dpkg-deb") is None:
-        hint = "run jbuild on Debian or Ubuntu, or name such a machine with --runner"
+        hint = "run jbuild on Debian or Ubuntu, for instance in a container"
         raise BuildError("compilers come from Debian packages, and this machine has no apt", hint=hint)
 
 

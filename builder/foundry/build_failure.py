@@ -123,7 +123,10 @@ def _unit_output(lines: Sequence[str]) -> list[str]:
 def _killed(jobs: int) -> tuple[str, str]:
     message = "the kernel killed a compiler, as it does when memory is short"
     if jobs > 1:
-        return message, "run the same command with --jobs 1: finished units stay"
+        return (
+            message,
+            "compile one file at a time: `jbuild wheel PACKAGE==VERSION --for RECIPE --jobs 1`; finished units stay",
+        )
     return (
         message,
         "one unit needs more memory than this machine has free: close programs, add swap, or build elsewhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,27 +136,27 @@ def requirements_folder(build: LockedBuild, python: BuildPython, root: Path, ses
     if mark_used(folder):
         return folder
     fetch(wheels, session)
-    with disk_errors(folder), atomic_folder(folder) as made, work_folder("jbuild-wheels") as house:
-        _link(wheels, house, session)
-        _install(made, house, python, root)
+    with disk_errors(folder), atomic_folder(folder) as made, work_folder("jbuild-wheels") as copies:
+        _copy(wheels, copies, session)
+        _install(made, copies, python, root)
         site = made / f"lib/python{build.target.python}/site-packages"
         (site / "foundry.pth").write_text("/foundry/torch\n/foundry/target/site\n", encoding="utf-8")
         (site / "sitecustomize.py").write_text(_SETUP, encoding="utf-8")
     return folder
 
 
-def _link(wheels: Iterable[LockedWheel], house: Path, session: Session) -> None:
+def _copy(wheels: Iterable[LockedWheel], folder: Path, session: Session) -> None:
     for wheel in wheels:
-        (house / wheel.filename).write_bytes(session.workspace.wheel(wheel.sha256, wheel.filename).read_bytes())
-    (house / "requirements.txt").write_text("".join(f"/wheels/{wheel.filename}\n" for wheel in wheels))
+        shutil.copyfile(session.workspace.wheel(wheel.sha256, wheel.filename), folder / wheel.filename)
+    (folder / "requirements.txt").write_text("".join(f"/wheels/{wheel.filename}\n" for wheel in wheels))
 
 
-def _install(folder: Path, house: Path, python: BuildPython, root: Path) -> None:
+def _install(folder: Path, wheels: Path, python: BuildPython, root: Path) -> None:
     """Install with uv inside of the sandbox, so that scripts name the sandbox's interpreter."""
     mounts = [
         Mount(source=python.prefix, target=HOME),
         Mount(source=Path(uv()), target="/foundry/uv"),
-        Mount(source=house, target="/wheels"),
+        Mount(source=wheels, target="/wheels"),
         Mount(source=folder, target=REQUIREMENTS, writable=True),
     ]
     minor = ".".join(python.version.split(".")[:2])

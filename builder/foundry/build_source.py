@@ -12,7 +12,7 @@ from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import BuildError, IntegrityError, LockError
-from builder.foundry.fetched_files import RemoteInput, fetch_inputs
+from builder.foundry.fetched_files import archive_input, fetch_inputs
 from builder.host.files import disk_errors, temp_folder
 from builder.host.source_hash import copy_source, source_hash
 from builder.lock.git_commit import checkout
@@ -35,7 +35,7 @@ def lock_source(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
     """Return a source with its hash, and its version.
 
     Raises:
-        LockError: there is no such source, or its version is not stated.
+        LockError: the source does not exist, or its version is not stated.
         NetworkError: its server does not answer.
     """
     if spec.kind == "sdist":
@@ -63,9 +63,7 @@ def unpack_source(source: BuildSource, folder: Path, project: Path, session: Ses
         NetworkError, DiskError: it cannot be fetched or stored.
     """
     if source.kind == "sdist":
-        filename = source.location.rpartition("/")[2].partition("#")[0]
-        wanted = RemoteInput(filename=filename, url=source.location, sha256=source.sha256, size=None)
-        (archive,) = fetch_inputs([wanted], session)
+        (archive,) = fetch_inputs([archive_input(source)], session)
         _unpack_archive(archive, folder)
         return
     origin = (

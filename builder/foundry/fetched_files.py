@@ -10,10 +10,11 @@ import requests
 
 from builder.errors import IntegrityError, JbuildError
 from builder.host.concurrency import map_with_progress
+from builder.lock.source_metadata import archive_name
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, receive
 from builder.remote.index.logins import Logins
-from builder.remote.vault.vaulted_files import vaulted
+from builder.remote.vault.vaulted_files import fetch_from_vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from builder.host.concurrency import Progress
     from builder.host.paths import Workspace
     from builder.host.session import Session
+    from builder.model.builds import BuildSource
     from builder.remote.download import PartialFile
 
     _Get = Callable[..., requests.Response]
@@ -38,6 +40,12 @@ class RemoteInput:
     url: str
     sha256: str
     size: int | None
+
+
+def archive_input(source: BuildSource) -> RemoteInput:
+    """Return the archive of a locked source, under the name that the lock's own reader of archives gives it."""
+    name = archive_name(source.location)
+    return RemoteInput(filename=name, url=source.location, sha256=source.sha256, size=source.size)
 
 
 def input_path(workspace: Workspace, sha256: str, filename: str) -> Path:
@@ -69,24 +77,11 @@ def _fetch(get: _Get, session: Session, file: RemoteInput, progress: Progress) -
     target, expected = input_path(session.workspace, file.sha256, file.filename), Expected(sha256=file.sha256)
 
     def fill(path: Path) -> None:
-        if _from_vault(file, path, session, progress):
+        if fetch_from_vault(file.sha256, file.filename, session, lambda found: found.fetch(path, progress)):
             return
         download(partial(_receive, file, get), partial(_mismatch, file), path, expected, progress)
 
     download_once(target, fill, progress.token.check)
-
-
-def _from_vault(file: RemoteInput, path: Path, session: Session, progress: Progress) -> bool:
-    """Fetch a file from the first vault that has it; return whether one did."""
-    for found in vaulted(file.sha256, file.filename, session.config):
-        try:
-            found.fetch(path, progress)
-        except JbuildError as error:
-            # Another vault, or the server, has the same bytes.
-            session.console.warn(f"{error.message} ({error.where})")
-            continue
-        return True
-    return False
 
 
 def _receive(file: RemoteInput, get: _Get, content: PartialFile) -> None:

@@ -12,6 +12,7 @@ from builder.model.vaults import BUILT_INDEX
 from builder.model.wheels import LockedWheel
 from builder.remote import wheelhouse
 from builder.remote.vault.vault_reader import vault_at
+from builder.remote.vault.vaulted_files import vault_locations
 
 if TYPE_CHECKING:
     from builder.host.session import Session
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def vaulted_wheel(build: LockedBuild, session: Session) -> BuiltWheel | None:
     """Return the wheel of a build, fetched from the first vault that has it, or None."""
-    for location in dict.fromkeys(rule.vault for rule in session.config.index_mirrors if rule.vault):
+    for location in vault_locations(session.config):
         try:
             files = vault_at(location, session.config).contents().of_index(BUILT_INDEX)
             file = next((file for file in files if file.url_in(BUILT_INDEX).endswith(build.fingerprint)), None)

@@ -151,7 +151,7 @@ class StatedBuild:
 
 
 def stated_build(statement: bytes) -> StatedBuild | None:
-    """Return what the provenance of a wheel states; None if it is no provenance of jbuild's builds."""
+    """Return what the provenance of a wheel states; None if something else than jbuild wrote it."""
     try:
         document = decode_json(statement)
         definition = document["predicate"]["buildDefinition"]

@@ -13,7 +13,7 @@ from builder.host.files import sha256_of, temp_folder
 from builder.host.process import run
 from builder.lock.solve import uv, uv_environment
 from builder.lock.uv_target import machine
-from builder.remote.vault.vaulted_files import fetch_vaulted, vaulted
+from builder.remote.vault.vaulted_files import fetch_from_vault, fetch_vaulted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,9 @@ def interpreter_archive(interpreter: LockedInterpreter, platform: Platform, sess
     """
     name = archive_name(interpreter)
     target = session.workspace.interpreters / interpreter.sha256 / name
-    if target.is_file() or _from_vault(interpreter.sha256, target, session):
+    if target.is_file() or fetch_from_vault(
+        interpreter.sha256, name, session, lambda found: fetch_vaulted(found, target)
+    ):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folders of archives, where later processes look for the remains of a killed one.
@@ -59,19 +61,6 @@ def interpreter_archive(interpreter: LockedInterpreter, platform: Platform, sess
             raise IntegrityError(f"{name} does not match the locked sha256", where=interpreter.url, hint=_MIRROR)
         fetched.rename(target)
     return target
-
-
-def _from_vault(sha256: str, target: Path, session: Session) -> bool:
-    """Fetch an archive from the first vault that has it; return whether one did."""
-    for found in vaulted(sha256, target.name, session.config):
-        try:
-            fetch_vaulted(found, target)
-        except JbuildError as error:
-            # Its authors' releases have the same bytes.
-            session.console.warn(f"{error.message} ({error.where})")
-            continue
-        return True
-    return False
 
 
 def _key(interpreter: LockedInterpreter, platform: Platform) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BODY_BLOCK = 1 << 16
-# Limits for answers that are no downloads: bytes, and seconds from the first byte to the last.
+# Limits for all answers except downloads: bytes, and seconds from the first byte to the last.
 _LONGEST_ANSWER = 64 << 20
 _ANSWER_WITHIN_S = 120.0
 # A download that brings less than this many bytes in this many seconds has stopped.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from builder.errors import IntegrityError, JbuildError, LockError, NetworkError
+from builder.errors import IntegrityError, LockError, NetworkError
 from builder.host.concurrency import map_with_progress
 from builder.remote import http
 from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.remote.index.listing import addresses
 from builder.remote.index.logins import Logins
 from builder.remote.index.remote_wheel import FLAWS, metadata_of, with_archive
-from builder.remote.vault.vaulted_files import vaulted
+from builder.remote.vault.vaulted_files import fetch_from_vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
     def say(why: str) -> None:
         session.console.say(f"{wheel.filename}: {why}")
 
-    if not _from_vault(wheel, path, session, progress):
+    if not fetch_from_vault(wheel.sha256, wheel.filename, session, lambda found: found.fetch(path, progress)):
         for address in addresses(wheel.url, session.config.index_mirrors):
             if address.vault:
                 continue
@@ -95,19 +95,6 @@ def _fetch_wheel(wheel: LockedWheel, path: Path, get: _Get, session: Session, pr
     # uv has read the METADATA of other wheels itself, without the cached copy.
     if wheel.index:
         _check_metadata(wheel, path, session.workspace.metadata(wheel.sha256))
-
-
-def _from_vault(wheel: LockedWheel, path: Path, session: Session, progress: Progress) -> bool:
-    """Fetch a wheel from the first vault that has it; return whether one did."""
-    for found in vaulted(wheel.sha256, wheel.filename, session.config):
-        try:
-            found.fetch(path, progress)
-        except JbuildError as error:
-            # Another vault, or the index, has the same bytes.
-            session.console.warn(f"{error.message} ({error.where})")
-            continue
-        return True
-    return False
 
 
 def _in_no_vault(wheel: LockedWheel) -> NetworkError:

@@ -8,6 +8,7 @@ from builder.errors import JbuildError
 from builder.project.doctor.check_table import ok, problem
 from builder.remote.http import scrub
 from builder.remote.vault.vault_reader import vault_at
+from builder.remote.vault.vaulted_files import vault_locations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def check(case: DoctorContext) -> Iterator[Check]:
     """Read the catalogue of each vault."""
     config = case.session.config
-    for location in dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault):
+    for location in vault_locations(config):
         try:
             reader = vault_at(location, config)
             yield ok("vault", f"{reader.location}: {len(reader.contents().files)} files")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.foundry.fetched_files import RemoteInput, fetch_inputs
+from builder.foundry.fetched_files import RemoteInput, archive_input, fetch_inputs
 from builder.foundry.obtain_wheel import stored_wheel
 from builder.foundry.wheel_members import as_wheel
 from builder.host.index_rows import DEFAULT
-from builder.lock.source_metadata import archive_name
 from builder.model.vaults import BUILT_INDEX, VaultFile, VaultOrigin
 from builder.publish.vault.wheel_files import StoredFile, fetch_wheels, stored_wheel_file
 
@@ -25,7 +24,7 @@ _WHEEL = ".whl"
 def fetch_builds(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ...]:
     """Return the inputs of the builds in a lock, after fetching those that the cache lacks, and the built wheels.
 
-    Git repositories and folders are no files: where a wheel is built from one, the wheel is there if it has been built.
+    Git repositories and folders are left out; a wheel that was built from one is among the files.
 
     Raises:
         NetworkError, IntegrityError, DiskError: a file cannot be fetched.
@@ -46,13 +45,11 @@ def _of_build(build: LockedBuild, job: Job, session: Session) -> Iterator[Stored
 
 
 def _archive(build: LockedBuild, job: Job, session: Session) -> StoredFile:
-    source, name = build.source, archive_name(build.source.location)
-    (path,) = fetch_inputs(
-        [RemoteInput(filename=name, url=source.location, sha256=source.sha256, size=source.size)], session
-    )
+    source, wanted = build.source, archive_input(build.source)
+    (path,) = fetch_inputs([wanted], session)
     origin = VaultOrigin(index=source.index or DEFAULT, url=source.location, lock=job.name)
     file = VaultFile(
-        filename=name,
+        filename=wanted.filename,
         sha256=source.sha256,
         size=path.stat().st_size,
         kind="sdist",

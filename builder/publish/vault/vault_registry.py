@@ -106,7 +106,7 @@ def _fetch(file: VaultFile, progress: Progress, *, reader: VaultReader, folder: 
 
 
 def _present(client: RegistryClient, reference: Reference) -> tuple[Vault, dict[str, dict[str, Any]]]:
-    """Return the vault that a tag has, with its layers by title; an empty one if there is no such tag.
+    """Return the vault that a tag has, with its layers by title; an empty one if the tag does not exist.
 
     Raises:
         RegistryError: the tag is on something else.

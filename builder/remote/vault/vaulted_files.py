@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.config import Config
+    from builder.host.session import Session
     from builder.model.vaults import VaultFile
     from builder.remote.vault.vault_reader import VaultReader
 
@@ -41,9 +42,14 @@ class VaultedFile:
         self.reader.fetch(self.file, path, progress)
 
 
+def vault_locations(config: Config) -> tuple[str, ...]:
+    """Return where the vaults of the configuration are, in its order."""
+    return tuple(dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault))
+
+
 def vaulted(sha256: str, filename: str, config: Config) -> Iterator[VaultedFile]:
     """Yield a file of each vault that has it; vaults that cannot be read are passed over."""
-    for location in dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault):
+    for location in vault_locations(config):
         try:
             reader = vault_at(location, config)
             file = reader.find(sha256, filename)
@@ -85,6 +91,21 @@ def read_vaulted(
             # The index has the same bytes.
             continue
     return None
+
+
+def fetch_from_vault(sha256: str, filename: str, session: Session, fetch: Callable[[VaultedFile], None]) -> bool:
+    """Fetch a file from the first vault that gives it; return whether one did.
+
+    A vault that fails draws a warning: another one, or the file's own server, has the same bytes.
+    """
+    for found in vaulted(sha256, filename, session.config):
+        try:
+            fetch(found)
+        except JbuildError as error:
+            session.console.warn(f"{error.message} ({error.where})")
+            continue
+        return True
+    return False
 
 
 def fetch_vaulted(found: VaultedFile, target: Path) -> None:
