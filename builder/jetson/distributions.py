@@ -38,6 +38,7 @@ _RELEASE = r"[0-9]+\.[0-9]+\.[0-9]+"
 _WORD = r"[a-z0-9][a-z0-9.+-]*"
 _IMAGE = r"[a-z0-9.-]+(/[a-z0-9._-]+)+:[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _ANY_IMAGE = string(_IMAGE, "an image reference with a tag")
+_PAGES = string(".+", "pages that the row was compared with")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +150,11 @@ class AlsoOn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class L4tRelease:
-    """One L4T release: `cuda` is its own CUDA, `cuda_published` the versions with published Jetson wheels."""
+    """One L4T release: `cuda` is its own CUDA, `cuda_published` the versions with published Jetson wheels.
+
+    `checked` are the pages that the row was compared with. Unlike `source` it is no part of the platform, whose
+    fingerprint is in every lock.
+    """
 
     l4t: Annotated[str, string(_RELEASE, "a release such as 36.4.0")]
     jetpack: Annotated[str, string(r"[0-9.]+( DP)?", "a JetPack version")]
@@ -159,6 +164,7 @@ class L4tRelease:
     sms: Annotated[tuple[str, ...], some(_VERSION, "a compute capability such as 8.7")]
     base: Annotated[str, _ANY_IMAGE]
     source: Source
+    checked: Annotated[str, _PAGES] = ""
     also_on: Annotated[tuple[AlsoOn, ...], tables(declaration_of(AlsoOn))] = ()
 
 
@@ -174,7 +180,10 @@ def platforms(path: Path = _PLATFORMS) -> tuple[L4tRelease, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuPlatform:
-    """Machines whose GPU has its own memory: a CUDA release, and the first driver that runs its major."""
+    """Machines whose GPU has its own memory: a CUDA release, and the first driver that runs its major.
+
+    `checked` is as in `L4tRelease`.
+    """
 
     cuda: Annotated[str, string(_VERSION, "a version such as 13.0")]
     architecture: Annotated[Architecture, choice(get_args(Architecture), "unknown architecture {}", "architectures")]
@@ -182,6 +191,7 @@ class GpuPlatform:
     sms: Annotated[tuple[str, ...], some(_VERSION, "a compute capability such as 9.0")]
     distribution: Annotated[str, _KNOWN]
     source: Source
+    checked: Annotated[str, _PAGES] = ""
 
 
 @cache

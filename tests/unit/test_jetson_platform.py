@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,6 +206,15 @@ def test_every_row_gives_a_platform() -> None:
     for distribution in distributions():
         for architecture in ("arm64", "amd64"):
             assert found(architecture=architecture, distribution=distribution.name).architecture == architecture
+
+
+def test_pages_that_a_row_was_compared_with_make_no_lock_stale() -> None:
+    rows = [row for row in platforms() if row.checked]
+    assert rows
+    for row in rows:
+        platform = found(l4t=row.l4t)
+        # A lock has the fingerprint of all fields of its platform.
+        assert row.checked not in [getattr(platform, field.name) for field in fields(platform)]
 
 
 @pytest.mark.parametrize("sm", ["8.7", "11.0", "8.7+11.0"])
