@@ -79,11 +79,17 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "vault",
     click.argument("recipes", nargs=-1, shell_complete=complete_recipes),
     cell_option,
-    click.option("--output", metavar="FOLDER", type=_FOLDER, help="Folder of the vault; files are only ever added."),
+    click.option("--output", metavar="FOLDER", type=_FOLDER, help="Folder of the vault. Files are only added."),
     click.option("--locked", is_flag=True, help="Fail if a lock is missing or stale, instead of updating it."),
-    click.option("--push", metavar="NAME", callback=_references, help="Push the vault to HOST/NAME[:TAG] as well."),
-    click.option("--pull", metavar="NAME", callback=_references, help="Add the files of the vault HOST/NAME[:TAG]."),
-    click.option("--check", metavar="FOLDER", type=_FOLDER, help="Compare all files of this vault with their sha256."),
+    click.option(
+        "--push", metavar="NAME", callback=_references, help="Then push the vault to HOST/NAME[:TAG]. Default: latest."
+    ),
+    click.option(
+        "--pull", metavar="NAME", callback=_references, help="First add the files of the vault at HOST/NAME[:TAG]."
+    ),
+    click.option(
+        "--check", metavar="FOLDER", type=_FOLDER, help="Compare all files of this vault with their sha256, and end."
+    ),
 )
 def write_vault(
     session: Session,
@@ -95,10 +101,15 @@ def write_vault(
     pull: Reference | None,
     check: Path | None,
 ) -> int:
-    """Write every file that the locks of RECIPES name into a folder that is a package index, for ever.
+    """Write the Python packages that the locks of RECIPES name into a folder that is a package index.
 
-    The folder has wheels, build tools and interpreters with their sha256 and METADATA. uv and pip install from it, and
-    `[[index-mirrors]]` in jbuild.toml names it: locked images can be built although an index is gone.
+    The folder has wheels, source archives, compilers, build tools and interpreters with their sha256. Base images and
+    models are not in it.
+
+    uv and pip install from the folder. [[index-mirrors]] in jbuild.toml names it: locked cells build although an index
+    is gone.
+
+    All uses but --check need --output. With --push or --pull, RECIPES can be left out.
     """
     if check:
         refuse_options(("output", "push", "pull", "locked", "selectors"), "has no effect with --check")
