@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from builder.audit.slim_choice import in_words
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
+from builder.cli.largest_files import FilesOfCells, show_files
 from builder.cli.results import VerbFailure, failed_text, failure_of
 from builder.errors import JbuildError
 from builder.host import records
@@ -118,7 +121,7 @@ AnyCell = ShownCell | UnreadCell | ImpossibleCell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShowResult:
+class ShownRecipe:
     """A recipe, cell by cell."""
 
     recipe: str
@@ -128,11 +131,26 @@ class ShowResult:
     cells: tuple[AnyCell, ...]
 
 
-@recipe_verb("show")
-def command(selection: CellSelection) -> None:
+ShowResult = ShownRecipe | FilesOfCells
+
+
+@recipe_verb(
+    "show",
+    click.option(
+        "--files",
+        "most_files",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Show the N largest files of the cells' wheels instead.",
+    ),
+)
+def command(selection: CellSelection, most_files: int | None) -> None:
     """Show the cells of RECIPE: their settings, locked versions and stages."""
+    if most_files:
+        show_files(selection, most_files)
+        return
     session, recipe = selection.session, selection.recipe
-    result = ShowResult(
+    result = ShownRecipe(
         recipe=recipe.name,
         path=str(recipe.path),
         description=recipe.description,
@@ -205,7 +223,7 @@ def _build(build: LockedBuild, lock: locks.Lock) -> ShownBuild:
     )
 
 
-def text(result: ShowResult) -> str:
+def text(result: ShownRecipe) -> str:
     """Return a recipe as text."""
     heading = f"{result.recipe}: {result.description}\n{result.path}, for {result.architecture}"
     return "\n\n".join([heading, *("\n".join(_cell_lines(cell)) for cell in result.cells)])

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import requests
-
 from builder.errors import NetworkError
 from builder.host import records
 from builder.models.preflight import transformers_source, vllm_source
 from builder.models.preflight.server_facts import ServerFacts, TransformersFacts
-from builder.remote import http
-from builder.remote.download import local_path
-from builder.remote.index.listing import addresses
-from builder.remote.index.logins import Logins
-from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile, with_archive
-from builder.remote.vault.vaulted_files import read_vaulted
+from builder.remote.index.remote_wheel import FLAWS
+from builder.remote.locked_archives import read_archive
 
 if TYPE_CHECKING:
     import zipfile
@@ -89,35 +83,11 @@ def _facts(
     if cached is not None:
         return cached
     try:
-        facts = _in_archive(wheel, read, session)
+        facts = read_archive(wheel, read, session)
     except FLAWS:
         return None
     records.write(path, wheel.sha256, facts)
     return facts
-
-
-def _in_archive(wheel: LockedWheel, read: Callable[[zipfile.ZipFile], _Facts], session: Session) -> _Facts:
-    """Read a wheel in the wheelhouse, in a folder, or on its server.
-
-    Raises:
-        NetworkError: the server does not answer, or does not support ranges.
-    """
-    address = addresses(wheel.url, session.config.index_mirrors)[0].url
-    kept = session.workspace.wheel(wheel.sha256, wheel.filename)
-    if local := kept if kept.is_file() else local_path(address):
-        with local.open("rb") as file:
-            return with_archive(file, read)
-    facts = read_vaulted(wheel.sha256, wheel.filename, kept, session.config, read)
-    if facts is not None:
-        return facts
-    get = Logins(session.config, http.session(session.config)).get
-    try:
-        return with_archive(RemoteFile(address, get), read)
-    except NoRangesError as error:
-        hint = "run `jbuild audit`: it downloads the wheels"
-        raise NetworkError(f"{wheel.filename} cannot be read by ranges", where=address, hint=hint) from error
-    except requests.RequestException as error:
-        raise http.network_error(error, address, f"{wheel.filename} cannot be read") from error
 
 
 def _source(archive: zipfile.ZipFile, path: str) -> bytes | None:
