@@ -86,7 +86,7 @@ _SOURCE = TableDeclaration(
     Field(
         "folder",
         ValueType(read=_folder, schema=lambda: string_schema(patterns.PROJECT_PATH)),
-        "Folder, relative to the project.",
+        "Folder, relative to the project, which is the folder with `recipes/`.",
     ),
     check=_check_source,
     constraints={"oneOf": [{"required": ["git", "commit"]}, {"required": ["folder"]}]},
@@ -101,7 +101,7 @@ _BUILD = TableDeclaration(
         required=True,
     ),
     Field("source", nested(_SOURCE, always=False), "Source; default the index's source archive."),
-    Field("patches", _PATCHES, "Patches for `git apply`, relative to the recipe's folder."),
+    Field("patches", _PATCHES, "Patches for `git apply`, relative to the folder of the recipe's file."),
     Field("environment", BUILD_ENVIRONMENT, "Environment variables of the build."),
     Field("version", slot(value_checks.version), "Version of a Git or folder source that states none."),
     Field("requires", slot_list(value_checks.requirement), "Requirements, in place of those in the source's metadata."),
