@@ -63,8 +63,9 @@ class PromoteResult:
     click.option("--repository", help="Repository below HOST/PREFIX. Default: the image's own."),
     click.option(
         "--verdict",
+        metavar="FILE|FOLDER",
         type=click.Path(path_type=Path),
-        help="Use this verdict from another machine, or the best one in this folder; see `jbuild verdict`.",
+        help="Use a verdict from another machine: the file of `jbuild verdict`, or the best one of a bundle or folder.",
     ),
     key_option("Trust verdicts signed with this public key."),
     unsigned_option,
