@@ -53,7 +53,7 @@ ELSEWHERE = {
     "tests/integration/test_serve.py measures a small image",
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
     "jbuild recipe vllm-0.20.2-flash-attn --until wheel": _HOURS,
-    "jbuild wheel flash-attn==2.8.3 --for vllm-0.20.2 --output wheels": _HOURS,
+    "jbuild wheel flash-attn==2.8.3 --for vllm-0.20.2-flash-attn --output wheels": _HOURS,
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",
