@@ -11,7 +11,7 @@ from builder.host import records
 class Failure:
     """The stage at which a run failed, and the error; `log` is the tail of a program's log.
 
-    `when` is the end of the run (UTC, ISO 8601); in the history the run itself has it.
+    `when` is the end of the run (UTC, ISO 8601), `lock` identifies its lock; in the history the run itself has both.
     """
 
     stage: str
@@ -20,3 +20,4 @@ class Failure:
     hint: str | None = None
     log: str | None = None
     when: str | None = field(default=None, metadata=records.OPTIONAL)
+    lock: str | None = field(default=None, metadata=records.OPTIONAL)

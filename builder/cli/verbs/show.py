@@ -29,7 +29,7 @@ from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.cell import CellRecords
 from builder.pipeline.failure import Failure
-from builder.pipeline.history import open_failures, runs
+from builder.pipeline.history import is_of_another_lock, open_failures, runs
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import preview
 from builder.recipe.matrix import job_of
@@ -103,8 +103,9 @@ class UnreadCell(ImpossibleCell):
 class ShownCell(ImpossibleCell):
     """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs.
 
-    `failures` are the stages that failed and have not succeeded since, the latest last. `slim` tells which GPU code the
-    image has if that is not all of it; `slimmed` are the changed wheels of the last plan, with sizes in bytes.
+    `failures` are the stages that failed and have not succeeded since, the latest last; those of `outdated` stages are
+    about another lock than the present one. `slim` tells which GPU code the image has if that is not all of it;
+    `slimmed` are the changed wheels of the last plan, with sizes in bytes.
     """
 
     platform: Platform
@@ -113,6 +114,7 @@ class ShownCell(ImpossibleCell):
     stages: dict[str, str]
     failed: str | None
     failures: tuple[Failure, ...]
+    outdated: tuple[str, ...] = ()
     slim: str | None = None
     slimmed: tuple[SlimSize, ...] = ()
 
@@ -175,7 +177,8 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
         states = preview(job, session, RunOptions(until=STAGES[-1]))
     except JbuildError as error:
         return UnreadCell(**head, error=failure_of(error), failures=failures)
-    failed = {failure.stage for failure in failures}
+    outdated = tuple(failure.stage for failure in failures if is_of_another_lock(failure, lock))
+    failed = {failure.stage for failure in failures} - {*outdated}
     return ShownCell(
         **head,
         lock=_lock(CellRecords(folder).with_built(lock), path) if lock else None,
@@ -184,6 +187,7 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
         },
         failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
         failures=failures,
+        outdated=outdated,
         slim=in_words(job),
         slimmed=_slimmed(folder),
     )
@@ -248,7 +252,7 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
         yield from _failure_lines(cell.failures)
         return
     yield "  stages      " + ", ".join(f"{stage} {_STATES[state]}" for stage, state in cell.stages.items())
-    yield from _failure_lines(cell.failures)
+    yield from _failure_lines(cell.failures, cell.outdated)
     if cell.failed and cell.failed.partition(":")[0] not in {failure.stage for failure in cell.failures}:
         yield f"  failed      {cell.failed}"
 
@@ -260,8 +264,11 @@ def _slim_lines(cell: ShownCell) -> Iterator[str]:
         yield f"  slimmed     {slim_text(cell.slimmed)}"
 
 
-def _failure_lines(failures: Sequence[Failure]) -> Iterator[str]:
+def _failure_lines(failures: Sequence[Failure], outdated: Sequence[str] = ()) -> Iterator[str]:
     for failure in reversed(failures):
+        if failure.stage in outdated:
+            yield f"  before      with another lock, {failed_text(failure)}"
+            continue
         yield f"  failed      {failed_text(failure)}"
         if failure.hint:
             yield f"  next        {printable(failure.hint)}"
