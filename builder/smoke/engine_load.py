@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from builder.host.console import Console
+    from builder.host.console import Console, Task
     from builder.host.engine.docker import Engine
     from builder.model.images import Descriptor, Image
 
@@ -111,7 +111,7 @@ def _send(
     """Send an image to the engine; return the engine's error, None on success."""
     try:
         with console.task("loading the image into the engine", float(image.size), unit="B") as task:
-            content = stream(image, layout, name, task.advance, blobs)
+            content = _announcing(stream(image, layout, name, task.advance, blobs), task)
             events = list(client.api.load_image(content))  # type: ignore[no-untyped-call]
         reason = next((str(event["error"]) for event in events if "error" in event), None)
     except (DockerException, RequestException) as error:
@@ -125,6 +125,12 @@ def _send(
         # containerd names an image before it checks all layers, and would accept a damaged one the next time.
         forget_tag(client, name)
     return reason
+
+
+def _announcing(content: Iterator[bytes], task: Task) -> Iterator[bytes]:
+    """Yield the bytes of an image; the engine answers only after it has unpacked them."""
+    yield from content
+    task.note("all is sent, the engine unpacks it")
 
 
 def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:

@@ -17,7 +17,7 @@ import pytest
 from docker.errors import ImageNotFound
 
 from builder.errors import EngineError, IntegrityError
-from builder.host.console import Console
+from builder.host.console import Console, Task
 from builder.host.engine.docker import Engine, find_engine
 from builder.host.engine.temporary import SMOKE, temporary_tag
 from builder.host.owner import own_word
@@ -114,6 +114,17 @@ def test_the_image_is_there_for_the_block_only(built: tuple[Image, Path], engine
         assert exists(client, reference), "who found it there leaves it there"
     assert not exists(client, reference)
     assert reference not in names(client)
+
+
+def test_the_console_says_when_only_the_engine_works(
+    built: tuple[Image, Path], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(Task, "advance", lambda *_: steps.append("sent"))
+    monkeypatch.setattr(Task, "note", lambda _, text: steps.append(text))
+    with loaded(*built, engine, Console(quiet=True)):
+        assert steps[0] == "sent"
+        assert steps[-1] == "all is sent, the engine unpacks it"
 
 
 def test_it_is_kept_when_the_block_succeeds(built: tuple[Image, Path], engine: Engine, client: DockerClient) -> None:
