@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import os
 import re
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 
 _LIBRARY = re.compile(r"(usr/|opt/|lib/|lib64/)(.*/)?[^/]+\.so(\.[^/]*)?")
 _PYTHON = re.compile(r"usr/(local/)?bin/python3(\.[0-9]+)?")
-_TEXT = re.compile(r"etc/ld\.so\.conf(\.d/[^/]+\.conf)?|var/lib/dpkg/status(\.d/[^/]+)?|(etc|usr/lib)/os-release")
-_LINK = re.compile(r"(lib|lib64|usr|opt|etc/alternatives|bin)(/.*)?")
+_APT = re.compile(r"etc/apt/(sources\.list|trusted\.gpg)(\.d/[^/]+)?|(etc/apt|usr/share)/keyrings/[^/]+")
+_TEXT = re.compile(
+    rf"etc/ld\.so\.conf(\.d/[^/]+\.conf)?|var/lib/dpkg/status(\.d/[^/]+)?|(etc|usr/lib)/os-release|{_APT.pattern}"
+)
+_LINK = re.compile(r"(lib|lib64|usr|opt|etc/alternatives|etc/apt|bin)(/.*)?")
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _IN_MEMORY = 16 << 20
 _LARGEST_LIBRARY = 4 << 30
@@ -53,7 +57,7 @@ class _Tree:
 
     binaries: dict[str, Binary] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
 
     def remove(self, path: str, *, below_only: bool = False) -> None:
         for files in (self.binaries, self.links, self.texts):
@@ -130,12 +134,14 @@ def _take(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | No
         target = str(PurePosixPath("/", entry.linkname)).lstrip("/")
         if binary := new.binaries.get(target) or below.binaries.get(target):
             new.binaries[path] = replace(binary, path=f"/{path}")
+        elif text := new.texts.get(target) or below.texts.get(target):
+            new.texts[path] = text
     elif entry.isfile() and (_LIBRARY.fullmatch(path) or _PYTHON.fullmatch(path)):
         if binary := _binary(entry, path, opened):
             new.binaries[path] = binary
     elif entry.isfile() and _TEXT.fullmatch(path) and entry.size <= _LARGEST_TEXT:
         file = opened()
-        new.texts[path] = file.read().decode("utf-8", "replace") if file else ""
+        new.texts[path] = file.read() if file else b""
 
 
 def _binary(entry: tarfile.TarInfo, path: str, opened: Callable[[], IO[bytes] | None]) -> Binary | None:
@@ -166,15 +172,26 @@ def _spooled(head: bytes, file: IO[bytes]) -> ByteSource:
 def _facts(tree: _Tree, config: dict[str, Any]) -> BaseFacts:
     environment = dict(text.partition("=")[::2] for text in (config.get("config") or {}).get("Env") or ())
     library_path = environment.get("LD_LIBRARY_PATH", "")
-    status = "\n\n".join(text for path, text in sorted(tree.texts.items()) if path.startswith("var/lib/dpkg/"))
+    texts = {path: text.decode("utf-8", "replace") for path, text in tree.texts.items() if not _APT.fullmatch(path)}
+    status = "\n\n".join(text for path, text in sorted(texts.items()) if path.startswith("var/lib/dpkg/"))
     return BaseFacts(
         binaries=tuple(sorted(tree.binaries.values(), key=lambda b: b.path)),
         links=tuple(sorted((f"/{path}", target) for path, target in tree.links.items())),
-        folders=tuple(dict.fromkeys([*_configured(tree.texts, "etc/ld.so.conf"), *_TRUSTED])),
+        folders=tuple(dict.fromkeys([*_configured(texts, "etc/ld.so.conf"), *_TRUSTED])),
         library_path=tuple(folder for folder in library_path.split(":") if folder.startswith("/")),
         packages=_packages(status),
-        distribution=_distribution(tree.texts),
+        distribution=_distribution(texts),
+        apt=tuple(_apt_files(tree)),
     )
+
+
+def _apt_files(tree: _Tree) -> Iterator[tuple[str, str]]:
+    """Yield apt's sources and keys; a link to a key becomes a copy of it."""
+    for path in sorted({*tree.texts, *tree.links}):
+        target = tree.links.get(path)
+        actual = os.path.normpath(str(PurePosixPath("/", path).parent / target)).lstrip("/") if target else path
+        if _APT.fullmatch(path) and actual in tree.texts:
+            yield path, base64.b64encode(tree.texts[actual]).decode()
 
 
 def _distribution(texts: dict[str, str]) -> tuple[str, ...]:

@@ -99,7 +99,8 @@ class BaseFacts:
     """The facts about a base image. Paths are absolute.
 
     `folders` are the folders of the loader's cache, in order, `library_path` those of LD_LIBRARY_PATH, `packages` the
-    names of installed packages; `distribution` is empty if the image does not name it.
+    names of installed packages; `distribution` is empty if the image does not name it. `apt` are the files with apt's
+    sources and keys: paths without leading slash, and contents in base64.
     """
 
     binaries: tuple[Binary, ...] = ()
@@ -108,6 +109,7 @@ class BaseFacts:
     library_path: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     distribution: tuple[str, ...] = ()
+    apt: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,28 @@ def test_packages_and_distribution() -> None:
     found = facts(layer(("var/lib/dpkg/status", status), ("usr/lib/os-release", release)))
     assert (found.packages, found.distribution) == (("libc6",), ("ubuntu-22.04",))
     assert facts(layer()).distribution == ()
+
+
+def test_sources_and_keys_of_apt() -> None:
+    key, binary = "usr/share/keyrings/archive.pgp", bytes(range(256))
+    lower = layer(
+        ("etc/apt/sources.list", b"deb http://archive.example/ old main\n"),
+        ("etc/apt/sources.list.d/gone.list", b"deb http://gone.example/ x main\n"),
+        (key, binary),
+        ("etc/apt/trusted.gpg.d/archive.asc", f"-> ../../../{key}"),
+        ("etc/apt/trusted.gpg.d/lost.asc", "-> /absent"),
+        ("etc/apt/trusted.gpg.d/same.asc", f"=> {key}"),
+        ("etc/apt/apt.conf.d/x", b"Acquire::Proxy x;"),
+    )
+    upper = layer(
+        ("etc/apt/sources.list", b"deb http://archive.example/ new main\n"), ("etc/apt/sources.list.d/.wh.gone.list", b"")
+    )
+    assert {path: base64.b64decode(content) for path, content in facts(lower, upper).apt} == {
+        "etc/apt/sources.list": b"deb http://archive.example/ new main\n",
+        "etc/apt/trusted.gpg.d/archive.asc": binary,
+        "etc/apt/trusted.gpg.d/same.asc": binary,
+        key: binary,
+    }
 
 
 def test_large_libraries_do_not_lie_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
