@@ -18,22 +18,38 @@ if TYPE_CHECKING:
 
     from builder.foundry.toolchains import CompilerPackage
     from builder.model.builds import ToolRole
+    from builder.model.recipes import Architecture
 
 _TIMEOUT_S = 300
 _OS_RELEASE = Path("/etc/os-release")
 _URI = re.compile(r"'(?P<url>[^']+)' (?P<file>\S+\.deb) (?P<size>[0-9]+) SHA256:(?P<sha256>[0-9a-f]{64})")
+_ETC = {
+    "sourcelist": "sources.list",
+    "sourceparts": "sources.list.d",
+    "trusted": "trusted.gpg",
+    "trustedparts": "trusted.gpg.d",
+    "preferences": "preferences",
+    "preferencesparts": "preferences.d",
+}
+# Of sources that only the image reaches, jbuild can do without.
+_PATIENCE = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "Acquire::Retries=1")
 _SOURCE_URL = re.compile(r"'(?P<url>[^']+)/dists/[^']*'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Apt:
-    """apt with an empty state in `folder` and the machine's sources, or those in `sources`."""
+    """apt with an empty state in `folder` and the machine's sources, or those in `sources`.
+
+    With `system`, a folder with another system's `etc/apt`, its sources, keys and `architecture` count instead.
+    """
 
     folder: Path
     sources: Path | None = None
+    system: Path | None = None
+    architecture: Architecture | None = None
 
-    def update(self) -> None:
-        """Fetch the lists of packages.
+    def update(self, *, all_sources: bool = True) -> None:
+        """Fetch the lists of packages; without `all_sources`, sources that do not answer are left out.
 
         Raises:
             NetworkError: a source does not answer.
@@ -41,8 +57,9 @@ class Apt:
         for part in ("lists/partial", "cache/archives/partial"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
+        update = ["apt-get", *self._options(), "--quiet=2", "--error-on=any", "update"]
         try:
-            run(["apt-get", *self._options(), "--quiet=2", "--error-on=any", "update"], timeout_s=_TIMEOUT_S)
+            run(update, timeout_s=_TIMEOUT_S, check=all_sources)
         except ProgramFailedError as error:
             hint = "run `apt-get update` to see whether this machine's package sources work"
             raise NetworkError("apt cannot fetch its lists of packages", hint=hint, log=error.output) from error
@@ -58,7 +75,8 @@ class Apt:
         try:
             printed = run([*argv, *verb, *packages], cwd=self.folder, timeout_s=_TIMEOUT_S).stdout
         except ProgramFailedError as error:
-            message = f"this machine's package sources lack one of {', '.join(packages)}"
+            owner = "the base image" if self.system else "this machine"
+            message = f"{owner}'s package sources lack one of {', '.join(packages)}"
             raise BuildError(
                 message, hint="the log names it; add the source, or build natively", log=error.output
             ) from None
@@ -68,6 +86,11 @@ class Apt:
         """Return the versions of a package, newest first."""
         listed = run(["apt-cache", *self._options(), "madison", package], timeout_s=_TIMEOUT_S).stdout
         return tuple(line.split("|")[1].strip() for line in listed.splitlines() if line.count("|") == 2)  # noqa: PLR2004
+
+    def names(self, beginning: str) -> tuple[str, ...]:
+        """Return the names of the packages with a beginning."""
+        listed = run(["apt-cache", *self._options(), "pkgnames", beginning], timeout_s=_TIMEOUT_S).stdout
+        return tuple(sorted(listed.split()))
 
     def archive(self) -> str:
         """Return the address of the distribution's archive in the machine's sources."""
@@ -86,12 +109,19 @@ class Apt:
             "Dir::State::lists=lists",
             f"Dir::State::status={folder}/status",
             f"Dir::Cache={folder}/cache",
+            # Images for containers switch these files off, and each command would read all lists again.
+            "Dir::Cache::pkgcache=pkgcache.bin",
+            "Dir::Cache::srcpkgcache=srcpkgcache.bin",
             "Acquire::Languages=none",
             "APT::Sandbox::User=root",
-            "APT::Architectures::=",
+            f"APT::Architectures::={self.architecture or ''}",
         ]
         if self.sources:
             settings += [f"Dir::Etc::sourcelist={self.sources}", "Dir::Etc::sourceparts=/dev/null"]
+        if self.system:
+            etc = self.system / "etc/apt"
+            settings += [f"Dir::Etc::{key}={etc / name}" for key, name in _ETC.items()]
+            settings += [f"APT::Architecture={self.architecture}", *_PATIENCE]
         return [word for setting in settings for word in ("-o", setting)]
 
 

@@ -17,6 +17,7 @@ CUDA = "/foundry/cuda"
 TORCH = "/foundry/torch"
 TARGET = "/foundry/target"
 REQUIREMENTS = "/foundry/requirements"
+SYSROOT = "/foundry/sysroot"
 # 1980-01-01, the earliest time in a zip file.
 _EPOCH = "315532800"
 _STATED = (

@@ -1,4 +1,4 @@
-"""Sources of builds: found and hashed for the lock, and unpacked for a build."""
+"""Files of indexes that builds name, and sources, unpacked for a build."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import zipfile
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist_filename
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name
 
 from builder.errors import BuildError, IntegrityError, LockError
 from builder.foundry.fetched_files import archive_input, fetch_inputs
@@ -17,7 +16,6 @@ from builder.host.files import disk_errors, temp_folder
 from builder.host.source_hash import copy_source, source_hash
 from builder.lock.git_commit import checkout
 from builder.lock.inspect_index import default_address
-from builder.model.builds import BuildSource
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import Address, Index, own_indexes
 
@@ -25,34 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.builds import BuildSpec
+    from builder.model.builds import BuildSource
     from builder.remote.index.listing import IndexFile, ProjectPage
 
 _DEFAULT = "default"
-
-
-def lock_source(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
-    """Return a source with its hash, and its version.
-
-    Raises:
-        LockError: the source does not exist, or its version is not stated.
-        NetworkError: its server does not answer.
-    """
-    if spec.kind == "sdist":
-        return _lock_archive(spec, session)
-    if spec.version is None:
-        raise LockError(
-            f"the version of {spec.name} is not stated", hint=f'write `name = "{spec.name}==VERSION"` in the recipe'
-        )
-    location = spec.location or ""
-    if spec.kind == "folder":
-        folder = session.workspace.project / location
-        if not folder.is_dir():
-            raise LockError(f"the source of {spec.name} is not a folder", where=str(folder), hint="correct the recipe")
-        return BuildSource(kind="folder", location=location, sha256=source_hash(folder)), spec.version
-    tree = checkout(location, spec.commit or "", session)
-    source = BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=spec.commit)
-    return source, spec.version
 
 
 def unpack_source(source: BuildSource, folder: Path, project: Path, session: Session) -> None:
@@ -81,25 +55,6 @@ def unpack_source(source: BuildSource, folder: Path, project: Path, session: Ses
         )
     with disk_errors(folder):
         copy_source(origin, folder)
-
-
-def _lock_archive(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
-    page = _page(spec.name, session)
-    archives = {version: file for file in page.files if (version := _version(file, spec.name))}
-    wanted = Version(spec.version) if spec.version else None
-    if wanted is None:
-        wanted = max((version for version in archives if not version.is_prerelease), default=None)
-    file = archives.get(wanted) if wanted else None
-    if file is None or wanted is None:
-        newest = ", ".join(str(version) for version in sorted(archives, reverse=True)[:5])
-        raise LockError(
-            f"the index has no source archive of {spec.name} {spec.version or ''}".rstrip(),
-            where=page.url,
-            hint=f"it has {newest}" if newest else "name its repository: `source = { git = …, commit = … }`",
-        )
-    if not file.sha256:
-        raise LockError(f"the index has no sha256 for {file.filename}", where=page.url, hint="use an index that does")
-    return BuildSource(kind="sdist", location=file.url, sha256=file.sha256), str(wanted)
 
 
 def _page(name: str, session: Session) -> ProjectPage:
@@ -140,16 +95,6 @@ def index_file(filename: str, session: Session) -> IndexFile:
     if file is None:
         raise LockError(f"the index lacks {filename}", where=page.url, hint="use an index that has it")
     return file
-
-
-def _version(file: IndexFile, name: str) -> Version | None:
-    if file.yanked is not None or not file.filename.endswith((".tar.gz", ".zip")):
-        return None
-    try:
-        found, version = parse_sdist_filename(file.filename)
-    except (InvalidSdistFilename, InvalidVersion):
-        return None
-    return version if found == canonicalize_name(name) else None
 
 
 def _unpack_archive(archive: Path, folder: Path) -> None:

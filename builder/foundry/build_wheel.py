@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, ProgramFailedError
-from builder.foundry.build_environment import CUDA, REQUIREMENTS, TARGET, TORCH, build_environment
+from builder.foundry.build_environment import CUDA, REQUIREMENTS, SYSROOT, TARGET, TORCH, build_environment
 from builder.foundry.build_failure import failure_of
 from builder.foundry.build_jobs import jobs_of
 from builder.foundry.build_progress import BuildLog
@@ -21,7 +21,8 @@ from builder.foundry.build_source import unpack_source
 from builder.foundry.cmake_toolchain import write_toolchain
 from builder.foundry.cuda_tree import cuda_tree
 from builder.foundry.sandbox import Mount, run_in_sandbox
-from builder.foundry.sandbox_root import sandbox_root
+from builder.foundry.sandbox_packages import warn_without_sysroot
+from builder.foundry.sandbox_root import sandbox_root, sysroot
 from builder.foundry.source_patches import apply_patch
 from builder.foundry.torch_tree import torch_tree
 from builder.host.files import atomic_folder, disk_errors, write_text
@@ -117,6 +118,7 @@ def build_wheel(build: LockedBuild, session: Session, options: BuildOptions) -> 
         finished = folder.raw_wheel()
         if finished:
             return finished
+        warn_without_sysroot(build, session)
         python = _prepare(build, folder, session)
         return _run(build, folder, python, session, jobs_of(build, options))
 
@@ -180,7 +182,8 @@ def _mounts(build: LockedBuild, folder: BuildFolder, python: BuildPython, root: 
         Mount(source=folder.target / "pyconfig.h", target=header_in_sandbox(python)),
         Mount(source=requirements_folder(build, python, root, session), target=REQUIREMENTS),
     ]
-    for tree, target in ((cuda_tree(build, session), CUDA), (torch_tree(build, session), TORCH)):
+    trees = {CUDA: cuda_tree(build, session), TORCH: torch_tree(build, session), SYSROOT: sysroot(build, session)}
+    for target, tree in trees.items():
         if tree:
             mounts.append(Mount(source=tree, target=target))
     return mounts

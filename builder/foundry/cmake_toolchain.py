@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.foundry.build_environment import CUDA, TORCH
+from builder.foundry.build_environment import CUDA, SYSROOT, TORCH
 from builder.foundry.build_python import HOME
-from builder.foundry.sandbox_root import compiler_of, triplet
+from builder.foundry.sandbox_root import compiler_of, library_of, triplet
 from builder.lock.uv_target import MACHINES
 
 if TYPE_CHECKING:
@@ -32,24 +32,46 @@ _LINKS = {
 
 
 def write_toolchain(folder: Path, build: LockedBuild) -> None:
-    """Write `toolchain.cmake`, and `bin/` with the target's compilers as `gcc`, `cc`, `aarch64-linux-gnu-gcc`."""
-    prefix, major = triplet(build.target.architecture), compiler_of(build.tools)[0]
+    """Write `toolchain.cmake`, and `bin/` with the target's compilers as `gcc`, `cc`, `aarch64-linux-gnu-gcc`.
+
+    With a sysroot, the compilers are scripts that use it, also under their full names.
+    """
+    prefix, major, library = triplet(build.target.architecture), compiler_of(build.tools)[0], library_of(build.tools)
     programs = folder / "bin"
     programs.mkdir(parents=True, exist_ok=True)
     for name, program in _LINKS.items():
-        target = f"/usr/bin/{prefix}-{program.format(major=major)}"
-        for link in (programs / name, programs / f"{prefix}-{name}"):
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
+        full = f"{prefix}-{program.format(major=major)}"
+        script = _with_sysroot(full, prefix, library) if library and full.endswith(f"-{major}") else None
+        for path in {programs / name, programs / f"{prefix}-{name}", *([programs / full] if script else [])}:
+            path.unlink(missing_ok=True)
+            if script:
+                path.write_text(script, encoding="utf-8")
+                path.chmod(0o755)
+            else:
+                path.symlink_to(f"/usr/bin/{full}")
     lines = [*_common(build, prefix, major), *(_cuda(build, prefix, major) if build.target.cuda else ())]
     (folder / "toolchain.cmake").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _with_sysroot(program: str, prefix: str, library: str) -> str:
+    """Return a script that calls a compiler with the base's C library and libstdc++.
+
+    gcc's own folders would come before those of the sysroot, and it looks for the headers of its own libstdc++ only.
+    """
+    headers = [f"{SYSROOT}/usr/include/{name}" for name in (f"c++/{library}", f"{prefix}/c++/{library}")]
+    paths = ":".join([*headers, f"{headers[0]}/backward"])
+    return f"""#!/bin/sh
+export CPLUS_INCLUDE_PATH="{paths}${{CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}}"
+exec /usr/bin/{program} --sysroot={SYSROOT} -L{SYSROOT}/usr/lib/gcc/{prefix}/{library} "$@"
+"""
+
+
 def _common(build: LockedBuild, prefix: str, major: str) -> list[str]:
+    root = SYSROOT if library_of(build.tools) else f"/usr/{prefix}"
     lines = [
         f"set(CMAKE_C_COMPILER {prefix}-gcc-{major})",
         f"set(CMAKE_CXX_COMPILER {prefix}-g++-{major})",
-        f'set(CMAKE_FIND_ROOT_PATH "/usr/{prefix}" "{CUDA}" "{TORCH}/torch" "{HOME}")',
+        f'set(CMAKE_FIND_ROOT_PATH "{root}" "{CUDA}" "{TORCH}/torch" "{HOME}")',
         "set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)",
         "set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY BOTH)",
         "set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE BOTH)",

@@ -9,8 +9,9 @@ from builder.errors import IntegrityError
 from builder.foundry.apt_packages import Apt, package_of_suite
 from builder.foundry.build_python import build_python
 from builder.foundry.build_requirements import building_machine, lock_requirements
-from builder.foundry.build_source import index_file, lock_source, unpack_source
-from builder.foundry.sandbox_root import compiler_of, system_packages
+from builder.foundry.build_source import index_file, unpack_source
+from builder.foundry.sandbox_packages import SandboxTarget, sandbox_packages, warn_without_sysroot
+from builder.foundry.sandbox_root import compiler_of
 from builder.foundry.source_patches import apply_patch, lock_patches
 from builder.foundry.toolchains import toolchain_of
 from builder.foundry.torch_headers import torch_headers
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from builder.foundry.toolchains import Toolchain, ToolWheel
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget
+    from builder.model.locks import LockedBase
     from builder.model.recipes import Architecture
 
 _PROJECT_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "CMakeLists.txt")
@@ -30,20 +32,19 @@ _CUDA_SOURCES = ("*.cu", "*.cuh")
 
 
 def lock_build(
-    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
+    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
 ) -> LockedBuild:
-    """Return all inputs of a build, on this machine, for a target; without a `resolved` source, it is looked up.
+    """Return all inputs of the build of a source, on this machine, for a target in a base image.
 
     Sources without CUDA and torch are locked without them, so that all cells share their wheels.
 
     Raises:
-        LockError: the source, a patch or a requirement cannot be locked.
+        LockError: a patch or a requirement cannot be locked.
         BuildError: no toolchain fits the target.
         NetworkError: a server does not answer.
     """
     machine = building_machine()
     python = build_python(target.python, session)
-    source, version = (resolved, spec.version) if resolved and spec.version else lock_source(spec, session)
     patches = lock_patches(spec, session.workspace)
     with work_folder("jbuild-source") as folder, disk_errors(folder):
         tree = folder / "source"
@@ -55,10 +56,11 @@ def lock_build(
         toolchain = toolchain_of(target)
         torch = target.torch is not None
         requirements = lock_requirements(spec, tree, target.python, session, torch=torch)
-    tools = _tools(toolchain, machine, target, session)
-    return LockedBuild(
+    packages = sandbox_packages(_sandbox_of(toolchain, machine, target, base), session)
+    tools = (*_tools(toolchain, machine, target, session), *packages.tools)
+    build = LockedBuild(
         name=spec.name,
-        version=version,
+        version=spec.version,
         source=source,
         target=target,
         machine=machine,
@@ -69,7 +71,10 @@ def lock_build(
         requirements=requirements,
         patches=patches,
         environment=spec.environment,
+        without_sysroot=packages.without_sysroot,
     )
+    warn_without_sysroot(build, session)
+    return build
 
 
 def _needed(tree: Path, target: BuildTarget) -> BuildTarget:
@@ -84,7 +89,17 @@ def _needed(tree: Path, target: BuildTarget) -> BuildTarget:
     return dataclasses.replace(target, torch=None, cuda=None, gpus=())
 
 
-def _tools(toolchain: Toolchain, machine: Architecture, target: BuildTarget, session: Session) -> tuple[ToolFile, ...]:
+def _sandbox_of(toolchain: Toolchain, machine: Architecture, target: BuildTarget, base: LockedBase) -> SandboxTarget:
+    return SandboxTarget(
+        machine=machine,
+        architecture=target.architecture,
+        newest_gcc=toolchain.newest_gcc,
+        glibc=target.glibc,
+        base=base,
+    )
+
+
+def _tools(toolchain: Toolchain, machine: Architecture, target: BuildTarget, session: Session) -> list[ToolFile]:
     wheels = toolchain.wheels_for(machine, target.architecture)
     tools = [_tool(wheel, session) for wheel in wheels]
     if toolchain.package:
@@ -92,7 +107,7 @@ def _tools(toolchain: Toolchain, machine: Architecture, target: BuildTarget, ses
             tools += package_of_suite(toolchain.package, Apt(folder=folder))
     if target.torch:
         tools.append(torch_headers(target.torch, target, session))
-    return (*tools, *system_packages(machine, target.architecture, toolchain.newest_gcc))
+    return tools
 
 
 def _tool(wheel: ToolWheel, session: Session) -> ToolFile:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
     from builder.model.builds import LockedBuild, SolvedSource
-    from builder.model.locks import Job, Lock
+    from builder.model.locks import Job, Lock, LockedBase
     from builder.model.platforms import Platform
     from builder.model.wheels import LockedWheel
 
@@ -27,9 +27,9 @@ _TORCH = "torch"
 
 
 def lock_builds(
-    job: Job, solution: Solution, session: Session, before: Lock | None, upgrade: Sequence[str]
+    job: Job, solution: Solution, base: LockedBase, session: Session, before: Lock | None, upgrade: Sequence[str]
 ) -> tuple[LockedBuild, ...]:
-    """Return the builds of a solution, sorted by name.
+    """Return the builds of a solution for a base image, sorted by name.
 
     Raises:
         IntegrityError: an archive that was locked has other bytes now.
@@ -39,12 +39,17 @@ def lock_builds(
     for source in sorted(solution.sources, key=lambda source: source.name):
         _check_unchanged(source, job, before, upgrade)
         listed = job.spec.builds.named(source.name) if job.spec.builds else None
-        builds.append(locked_build(source, listed, job, solution.wheels, session))
+        builds.append(locked_build(source, listed, job, base, solution.wheels, session))
     return tuple(builds)
 
 
 def locked_build(
-    solved: SolvedSource, build: PackageBuild | None, job: Job, wheels: Sequence[LockedWheel], session: Session
+    solved: SolvedSource,
+    build: PackageBuild | None,
+    job: Job,
+    base: LockedBase,
+    wheels: Sequence[LockedWheel],
+    session: Session,
 ) -> LockedBuild:
     """Return a build with all its inputs; `wheels` are the cell's.
 
@@ -55,15 +60,12 @@ def locked_build(
     spec = BuildSpec(
         name=solved.name,
         version=solved.version,
-        kind=source.kind,
-        location=None if source.kind == "sdist" else source.location,
-        commit=source.commit,
         patches=build.patches,
         requires=build.build_requires,
         environment=build.environment,
         folder=job.recipe.path.parent,
     )
-    return build_locker()(spec, target_of(job.platform, solved.requires, wheels), session, source)
+    return build_locker()(spec, source, target_of(job.platform, solved.requires, wheels), base, session)
 
 
 def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:

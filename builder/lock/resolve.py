@@ -80,14 +80,15 @@ def make(
         with _noting(job, session, shelf), session.console.task(f"{job.cell.id}: solving", unit="steps"):
             solution = _solve_missing(job, session, question, shelf)
             torch_cuda = check_torch(job, solution.wheels, shelf.pins, client, session)
-        builds = lock_builds(job, solution, session, before, upgrade)
+        found = _base(base, session)
+        builds = lock_builds(job, solution, found, session, before, upgrade)
         vaults = stand_ins((wheel.index for wheel in solution.wheels), shelf, client)
         lock = Lock(
             recipe=job.recipe.name,
             cell=job.cell.id,
             inputs=lock_inputs(job, session.config),
             platform=job.platform,
-            base=_base(base, session),
+            base=found,
             wheels=measured(solution.wheels, session),
             models=tuple(lock_one(model, job, session, fetching=fetching) for model in job.spec.models),
             advisories=solution.advisories,

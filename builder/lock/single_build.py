@@ -53,4 +53,5 @@ def single_build(requirement: Requirement, job: Job, lock: Lock, session: Sessio
         message = f"the index {project.index.name} has no source of {name} {version}"
         raise NoWheelsError(message, where=str(requirement), hint=hint)
     unmet = tuple(unmet_requirements(solved.requires, lock))
-    return SingleBuild(build=locked_build(solved, build, job, lock.wheels, session), in_recipe=False, unmet=unmet)
+    locked = locked_build(solved, build, job, lock.base, lock.wheels, session)
+    return SingleBuild(build=locked, in_recipe=False, unmet=unmet)

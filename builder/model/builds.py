@@ -15,23 +15,19 @@ from builder.model.wheels import LockedWheel
 # Part of every fingerprint: raise it when the same inputs give another wheel.
 BUILD_METHOD = 1
 SourceKind = Literal["sdist", "git", "folder"]
-ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system"]
+ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system", "sysroot"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildSpec:
     """A package that a recipe builds from source.
 
-    `location` is a Git URL or a folder, None for the index's source archive; `commit` is the Git commit. `patches` are
-    files in the order of application, as the recipe names them, relative to `folder`. `requires` are build requirements
-    besides those that the project states.
+    `patches` are files in the order of application, as the recipe names them, relative to `folder`. `requires` are
+    build requirements besides those that the project states.
     """
 
     name: str
-    version: str | None
-    kind: SourceKind = "sdist"
-    location: str | None = None
-    commit: str | None = None
+    version: str
     patches: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     environment: Pairs = ()
@@ -128,7 +124,8 @@ class LockedBuild:
 
     `machine` is the architecture of the building machine, for which `requirements` (the build requirements) and `tools`
     are. `toolchain` is the row's id in `toolchains.toml`, `compiler` the host compiler's version (`12.2.0-14`), and
-    `interpreter` that of the CPython that runs the build (`3.12.1`).
+    `interpreter` that of the CPython that runs the build (`3.12.1`). `without_sysroot` is the reason why the build uses
+    this machine's C library although the base image has an older one.
     """
 
     name: str
@@ -143,6 +140,7 @@ class LockedBuild:
     requirements: tuple[LockedWheel, ...]
     patches: tuple[BuildPatch, ...] = ()
     environment: Pairs = ()
+    without_sysroot: str | None = None
 
     @property
     def fingerprint(self) -> str:

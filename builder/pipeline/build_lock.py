@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget, LockedBuild
+    from builder.model.locks import LockedBase
 
 _MODULE = "builder.foundry.prepare_build"
 
 
 class LockBuild(Protocol):
-    """Returns all inputs of the build of a source, on this machine, for a target."""
+    """Returns all inputs of the build of a source, on this machine, for a target in a base image."""
 
     def __call__(
-        self, spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
+        self, spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
     ) -> LockedBuild:
-        """Return the inputs; without a `resolved` source, that of the specification is looked up.
+        """Return the inputs.
 
         Raises:
             JbuildError: an input cannot be locked.

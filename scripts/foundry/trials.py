@@ -7,22 +7,32 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
 from builder.errors import JbuildError
 from builder.foundry.build_wheel import build_folder, build_wheel
 from builder.foundry.check_wheel import check_wheel
 from builder.foundry.finish_wheel import finish_wheel
 from builder.foundry.prepare_build import lock_build
+from builder.host.index_rows import DEFAULT
 from builder.lock import lockfile
+from builder.lock.build_sources import source_of
+from builder.lock.inspect_index import default_address
 from builder.lock.solve import SolveRequest, solve
 from builder.model.builds import BuildOptions, BuildSpec, BuildTarget
 from builder.model.locks import Lock
 from builder.model.recipes import Spec
+from builder.remote.index.index_client import client_of
+from builder.remote.index.listing import Address, Index
+from builder.remote.index.source_project import ArchiveProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from builder.host.session import Session
+    from builder.model.builds import BuildSource
     from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.platforms import Platform
     from builder.model.wheels import LockedWheel
@@ -91,7 +101,7 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: boo
     target = BuildTarget(architecture=platform.architecture, python=platform.python, glibc=platform.glibc)
     step = partial(_step, trial)
     spec = BuildSpec(name=package.name, version=package.version, requires=package.build_requires)
-    build = step("lock", lambda: lock_build(spec, target, session))
+    build = step("lock", lambda: lock_build(spec, _source(package, session), target, cell.base, session))
     raw = step("build", lambda: build_wheel(build, session, BuildOptions(jobs=1)))
     cost = build_folder(build, session).cost()
     trial.seconds, trial.units = cost.seconds, cost.units
@@ -121,6 +131,18 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: boo
 def _step(trial: Trial, name: str, work: Callable):  # type: ignore[type-arg, no-untyped-def]  # noqa: ANN202
     trial.stage = name
     return work()
+
+
+def _source(package: Package, session: Session) -> BuildSource:
+    """Return the package's source archive in uv's index."""
+    client = client_of(session.config, session.workspace.index_states)
+    index = Index(name=DEFAULT, addresses=(Address(url=default_address(session) or ""),))
+    # What the archive requires is read from its wheel, once that is built.
+    project = ArchiveProject(
+        name=package.name, index=index, client=client, workspace=session.workspace, describe=lambda *_: b""
+    )
+    offered = {parse_wheel_filename(row.file.filename)[1]: row.file.sha256 or "" for row in project.candidates()}
+    return source_of(project, offered[Version(package.version)])
 
 
 def _dependencies(package: Package, platform: Platform, session: Session) -> tuple[LockedWheel, ...]:

@@ -13,6 +13,7 @@ from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
 if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
+    from builder.model.locks import LockedBase
     from builder.model.wheels import LockedWheel
 
 SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
@@ -25,16 +26,16 @@ def build_of(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedB
 
 
 def lock_on_paper(
-    spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
+    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
 ) -> LockedBuild:
     """Return a build without compilers, which the foundry finds in the machine's package sources."""
-    del session
+    del base, session
     patches = tuple(
         BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
         for name in spec.patches
     )
-    facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
-    return build_of(spec.name, spec.version or "", **facts)
+    facts = {"source": source, "patches": patches, "environment": spec.environment, "target": target}
+    return build_of(spec.name, spec.version, **facts)
 
 
 def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:

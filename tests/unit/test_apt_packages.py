@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import BuildError, NetworkError
-from builder.foundry import sandbox_root
+from builder.foundry import sandbox_packages
 from builder.foundry.apt_packages import Apt
 
 if TYPE_CHECKING:
@@ -71,15 +71,15 @@ def test_a_source_that_does_not_answer_is_one_error(tmp_path: Path) -> None:
 def test_the_compiler_is_the_distributions_or_an_older_one_that_nvcc_accepts(
     tmp_path: Path, packages: tuple[tuple[str, str, str], ...], newest: int, chosen: str
 ) -> None:
-    assert sandbox_root._compiler(_apt(tmp_path, *packages), "", newest) == chosen
+    assert sandbox_packages._compiler(_apt(tmp_path, *packages), "", newest) == chosen
 
 
 def test_a_distribution_with_newer_compilers_only_is_one_error(tmp_path: Path) -> None:
     apt = _apt(tmp_path, ("g++", "4:15.2.0-1", ""), ("g++-15", "15.2.0", ""))
     with pytest.raises(BuildError, match="gcc 15 is too new for this nvcc, which accepts gcc 13 and older"):
-        sandbox_root._compiler(apt, "", 13)
+        sandbox_packages._compiler(apt, "", 13)
 
 
 def test_a_distribution_without_the_cross_compiler_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="package sources lack g\\+\\+-aarch64-linux-gnu"):
-        sandbox_root._compiler(_apt(tmp_path, ("g++", "4:12.2.0-3", "")), "-aarch64-linux-gnu", 15)
+        sandbox_packages._compiler(_apt(tmp_path, ("g++", "4:12.2.0-3", "")), "-aarch64-linux-gnu", 15)

@@ -115,7 +115,8 @@ def test_sources_and_keys_of_apt() -> None:
         ("etc/apt/apt.conf.d/x", b"Acquire::Proxy x;"),
     )
     upper = layer(
-        ("etc/apt/sources.list", b"deb http://archive.example/ new main\n"), ("etc/apt/sources.list.d/.wh.gone.list", b"")
+        ("etc/apt/sources.list", b"deb http://archive.example/ new main\n"),
+        ("etc/apt/sources.list.d/.wh.gone.list", b""),
     )
     assert {path: base64.b64decode(content) for path, content in facts(lower, upper).apt} == {
         "etc/apt/sources.list": b"deb http://archive.example/ new main\n",

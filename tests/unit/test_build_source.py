@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import BuildError, IntegrityError, LockError
-from builder.foundry.build_source import lock_source, unpack_source
+from builder.foundry.build_source import unpack_source
 from builder.foundry.fetched_files import input_path
 from builder.foundry.source_patches import apply_patch, lock_patches
 from builder.host.files import write_bytes
@@ -36,8 +36,7 @@ def folder(session: Session) -> Path:
 
 
 def _spec(session: Session, **changes: object) -> BuildSpec:
-    values: dict[str, object] = {"name": "demo", "version": "1.0", "kind": "folder", "location": "demo"}
-    return BuildSpec(**{**values, "folder": session.workspace.project, **changes})  # type: ignore[arg-type]
+    return BuildSpec(name="demo", version="1.0", folder=session.workspace.project, **changes)  # type: ignore[arg-type]
 
 
 def test_the_hash_of_a_folder_covers_content_names_modes_and_links(folder: Path) -> None:
@@ -61,18 +60,11 @@ def test_results_of_other_tools_do_not_count(folder: Path) -> None:
 
 
 def test_a_changed_folder_is_refused(session: Session, folder: Path, tmp_path: Path) -> None:
-    source, _ = lock_source(_spec(session), session)
+    source = BuildSource(kind="folder", location="demo", sha256=source_hash(folder))
     (folder / "setup.py").write_text("old = 2\n")
     with pytest.raises(IntegrityError, match="the source has changed since it was locked") as caught:
         unpack_source(source, tmp_path, session.workspace.project, session)
     assert "jbuild lock" in (caught.value.hint or "")
-
-
-def test_a_folder_needs_a_version_and_must_exist(session: Session) -> None:
-    with pytest.raises(LockError, match="the version of demo is not stated"):
-        lock_source(_spec(session, version=None), session)
-    with pytest.raises(LockError, match="the source of demo is not a folder"):
-        lock_source(_spec(session, location="absent"), session)
 
 
 def test_an_archive_is_unpacked_without_its_top_folder(session: Session, tmp_path: Path) -> None:
@@ -106,18 +98,16 @@ def test_a_commit_is_fetched_from_a_repository(session: Session, folder: Path, t
     for step in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
         subprocess.run([*git, *step], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    spec = _spec(session, kind="git", location=folder.as_uri(), commit=commit)
-    source, version = lock_source(spec, session)
+    source = BuildSource(kind="git", location=folder.as_uri(), commit=commit, sha256=source_hash(folder))
     (tmp_path / "out").mkdir()
     unpack_source(source, tmp_path / "out", session.workspace.project, session)
-    assert (version, source.commit) == ("1.0", commit)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["setup.py"]
 
 
-def test_a_commit_that_does_not_exist_is_one_error(session: Session, folder: Path) -> None:
-    spec = _spec(session, kind="git", location=folder.as_uri(), commit="0" * 40)
+def test_a_commit_that_does_not_exist_is_one_error(session: Session, folder: Path, tmp_path: Path) -> None:
+    source = BuildSource(kind="git", location=folder.as_uri(), commit="0" * 40, sha256="a" * 64)
     with pytest.raises(LockError, match="git cannot fetch 0000"):
-        lock_source(spec, session)
+        unpack_source(source, tmp_path, session.workspace.project, session)
     assert not list((session.workspace.foundry / "checkouts").iterdir())
 
 

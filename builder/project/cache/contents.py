@@ -66,6 +66,7 @@ KINDS = (
     Kind(name="checkouts", folder="foundry/checkouts", pattern="*", of="nothing"),
     Kind(name="compilers", folder="foundry/cuda", pattern="*", of="nothing"),
     Kind(name="sandboxes", folder="foundry/roots", pattern="*", of="nothing"),
+    Kind(name="C libraries", folder="foundry/sysroots", pattern="*", of="nothing"),
     Kind(name="build requirements", folder="foundry/requirements", pattern="*", of="nothing"),
     Kind(name="torch headers", folder="foundry/torch", pattern="*", of="nothing"),
     Kind(name="builds", folder="foundry/builds", pattern="*", of="nothing"),
