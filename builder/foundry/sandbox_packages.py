@@ -138,8 +138,8 @@ def warn_without_sysroot(build: LockedBuild, session: Session) -> None:
     if build.without_sysroot:
         own = c_library_of(tool for tool in build.tools if tool.role == "system")
         session.console.warn(
-            f"{build.name} is compiled against this machine's glibc {own}, and its wheel is refused if it needs a newer "
-            f"one than the base's {build.target.glibc}: {build.without_sysroot}"
+            f"{build.name} is compiled against this machine's glibc {own}, and its wheel is refused if that needs a "
+            f"newer one than the base's {build.target.glibc}: {build.without_sysroot}"
         )
 
 

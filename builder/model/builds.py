@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -140,7 +140,7 @@ class LockedBuild:
     requirements: tuple[LockedWheel, ...]
     patches: tuple[BuildPatch, ...] = ()
     environment: Pairs = ()
-    without_sysroot: str | None = None
+    without_sysroot: str | None = field(default=None, metadata={"json": "optional"})
 
     @property
     def fingerprint(self) -> str:

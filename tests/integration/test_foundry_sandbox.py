@@ -9,6 +9,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from factories import make_lock
 
 from builder.errors import BuildError, NetworkError
 from builder.foundry.build_wheel import build_folder, build_wheel
@@ -18,7 +19,8 @@ from builder.host.console import Console
 from builder.host.files import sha256_of
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.model.builds import BuildOptions, BuildSpec, BuildTarget
+from builder.host.source_hash import source_hash
+from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,11 +62,12 @@ def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]
         (source / "demo/__init__.py").write_text("from demo import _native\n")
         (source / "setup.py").write_text(SETUP.format(extra=extra))
         (source / "native.cpp").write_text(native)
-        spec = BuildSpec(name="demo", version="1.0", kind="folder", location="demo", folder=tmp_path)
+        spec = BuildSpec(name="demo", version="1.0", folder=tmp_path)
+        found = BuildSource(kind="folder", location="demo", sha256=source_hash(source))
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = BuildTarget(architecture="arm64", python=python, glibc="2.36")
         try:
-            builds.append(lock_build(spec, target, session))
+            builds.append(lock_build(spec, found, target, make_lock().base, session))
         except NetworkError as error:
             pytest.skip(f"no network: {error.message}")
         return builds[-1], session

@@ -69,6 +69,22 @@ def test_the_toolchain_file_names_existing_variables_once(build: LockedBuild, tm
     assert (tmp_path / "bin/gcc").readlink().name.startswith("aarch64" if build.is_cross else "x86_64")
 
 
+def test_with_a_sysroot_the_compilers_are_scripts_that_use_it(tmp_path: Path) -> None:
+    write_toolchain(tmp_path, PLAIN)
+    assert (tmp_path / "bin/g++").is_symlink()
+    library = new_tool("libstdc++-11-dev_11.4.0-1_arm64.deb", role="sysroot")
+    write_toolchain(tmp_path, new_build(tools=(new_tool(), library)))
+    for name in ("c++", "aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++-12"):
+        program = tmp_path / "bin" / name
+        assert os.access(program, os.X_OK)
+        assert not program.is_symlink()
+        text = program.read_text()
+        assert "exec /usr/bin/aarch64-linux-gnu-g++-12 --sysroot=/foundry/sysroot" in text
+        assert "/foundry/sysroot/usr/include/c++/11:" in text
+    assert (tmp_path / "bin/ld").readlink() == Path("/usr/bin/aarch64-linux-gnu-ld")
+    assert 'CMAKE_FIND_ROOT_PATH "/foundry/sysroot"' in (tmp_path / "toolchain.cmake").read_text()
+
+
 def _own_python(session: Session) -> BuildPython:
     return build_python(f"{sys.version_info.major}.{sys.version_info.minor}", session)
 
