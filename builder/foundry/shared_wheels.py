@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 
-from builder.audit.byte_source import MalformedError
 from builder.errors import IntegrityError, JbuildError
-from builder.foundry.wheel_agreement import differing_files, disagreement
-from builder.foundry.wheel_label import label_of
+from builder.foundry.wheel_agreement import differing_files, require_agreement, require_name
 from builder.host.concurrency import Progress
 from builder.host.file_locks import scratch
 from builder.host.json_documents import decode_json
@@ -109,13 +107,7 @@ def _pulled(client: RegistryClient, name: Reference, build: LockedBuild, session
 
         def fetch(path: Path) -> None:
             _download(client, name, layer, path, Progress(on_bytes=task.advance))
-            try:
-                flaw = disagreement(path, build)
-            except MalformedError as error:
-                flaw = error.message
-            if flaw:
-                path.unlink()
-                raise IntegrityError(flaw, where=str(name))
+            require_agreement(path, build)
 
         download_once(target, fetch, session.console.check)
     return wheel
@@ -133,18 +125,13 @@ def _download(client: RegistryClient, name: Reference, layer: dict[str, Any], pa
 
 
 def _filename(manifest: bytes, build: LockedBuild) -> str:
-    """Return the wheel's file name in the artifact: it must be that of this build.
+    """Return the wheel's file name in the artifact.
 
     Raises:
-        IntegrityError: it is not.
+        IntegrityError: it is not that of this build.
     """
     filename = str((decode_json(manifest).get("annotations") or {}).get(_TITLE) or "")
-    try:
-        package, version, *_ = parse_wheel_filename(filename)
-    except InvalidWheelFilename as error:
-        raise IntegrityError(f"its artifact names no wheel: {error}") from error
-    if package != build.name or not str(version).endswith(label_of(build)):
-        raise IntegrityError(f"its artifact names {filename}, which is not a wheel of this build")
+    require_name(filename, build)
     return filename
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import parse_wheel_filename
 
 from builder.errors import JbuildError
+from builder.foundry.wheel_agreement import require_agreement, require_name
 from builder.model.builds import BuiltWheel
 from builder.model.vaults import BUILT_INDEX
 from builder.model.wheels import LockedWheel
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def vaulted_wheel(build: LockedBuild, session: Session) -> BuiltWheel | None:
-    """Return the wheel of a build, fetched from the first vault that has it, or None."""
+    """Return the wheel of a build, fetched from the first vault that has it, or None.
+
+    What a vault has counts only if the provenance inside the wheel states the build's inputs, as with registries.
+    """
     for location in vault_locations(session.config):
         try:
             files = vault_at(location, session.config).contents().of_index(BUILT_INDEX)
@@ -35,6 +39,7 @@ def vaulted_wheel(build: LockedBuild, session: Session) -> BuiltWheel | None:
 
 
 def _fetched(file: VaultFile, build: LockedBuild, session: Session, location: str) -> BuiltWheel:
+    require_name(file.filename, build)
     wheel = LockedWheel(
         name=build.name,
         version=str(parse_wheel_filename(file.filename)[1]),
@@ -44,4 +49,5 @@ def _fetched(file: VaultFile, build: LockedBuild, session: Session, location: st
         size=file.size,
     )
     wheelhouse.fetch([wheel], session)
+    require_agreement(session.workspace.wheel(wheel.sha256, wheel.filename), build)
     return BuiltWheel(fingerprint=build.fingerprint, wheel=wheel, origin=f"vault:{location}")

@@ -5,16 +5,49 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
+from builder.errors import IntegrityError
 from builder.foundry.raw_wheel import content_of
 from builder.foundry.wheel_bill import STATEMENT_FILE, stated_build
+from builder.foundry.wheel_label import label_of
 from builder.foundry.wheel_zip import source_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.builds import LockedBuild
+
+
+def require_name(filename: str, build: LockedBuild) -> None:
+    """Refuse a file name that is not that of a build's wheel.
+
+    Raises:
+        IntegrityError: it is one.
+    """
+    try:
+        package, version, *_ = parse_wheel_filename(filename)
+    except InvalidWheelFilename as error:
+        raise IntegrityError(f"its file is no wheel: {error}") from error
+    if package != build.name or not str(version).endswith(label_of(build)):
+        raise IntegrityError(f"its file is {filename}, which is not a wheel of this build")
+
+
+def require_agreement(wheel: Path, build: LockedBuild) -> None:
+    """Remove and refuse a wheel whose provenance contradicts a build or the wheel's own files.
+
+    Raises:
+        IntegrityError: it is one, or it cannot be read.
+    """
+    try:
+        flaw = disagreement(wheel, build)
+    except MalformedError as error:
+        flaw = error.message
+    if flaw:
+        wheel.unlink()
+        raise IntegrityError(flaw)
 
 
 def disagreement(wheel: Path, build: LockedBuild) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import standalone_stand_in
-from built_wheels import make_build, make_target
+from build_factory import make_build, make_target
 from factories import make_lock, make_platform, make_wheel
 from proofs import key_pairs, keys, stranger
 from servers import running_registry

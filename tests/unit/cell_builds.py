@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from built_wheels import make_build, make_target
+from build_factory import make_build
 from factories import make_locked_wheel
 
 from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
 
 
-def build_of(name: str = "ext", version: str = "1.0", **changes: Any) -> LockedBuild:
-    """Return the build of a package from its source archive, for SM 8.7, without torch and tools."""
-    facts: dict[str, Any] = {"source": SOURCE, "target": make_target(torch=None), "patches": (), "tools": ()}
-    return make_build(name=name, version=version, requirements=(), **(facts | changes))
-
-
 def lock_on_paper(
     spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
 ) -> LockedBuild:
@@ -34,8 +28,8 @@ def lock_on_paper(
         BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
         for name in spec.patches
     )
-    facts = {"source": source, "patches": patches, "environment": spec.environment, "target": target}
-    return build_of(spec.name, spec.version, **facts)
+    stated = {"name": spec.name, "version": spec.version, "environment": spec.environment}
+    return make_build(source=source, patches=patches, target=target, tools=(), requirements=(), **stated)
 
 
 def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:

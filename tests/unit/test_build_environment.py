@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from build_factory import new_build, new_target, new_tool
+from build_factory import make_build, make_target, make_tool
 
 from builder.foundry.build_environment import build_environment
 from builder.foundry.build_python import BuildPython, build_python, write_target_python
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import LockedBuild
 
-NATIVE = new_build(
-    target=new_target(architecture="amd64", gpus=("9.0",)), tools=(new_tool("gcc-12_12.2.0-14_amd64.deb"),)
+NATIVE = make_build(
+    target=make_target(architecture="amd64", gpus=("9.0",)), tools=(make_tool("gcc-12_12.2.0-14_amd64.deb"),)
 )
-PLAIN = new_build(target=new_target(cuda=None, torch=None, gpus=()), toolchain="cpp")
+PLAIN = make_build(target=make_target(cuda=None, torch=None, gpus=()), toolchain="cpp")
 
 
 def test_a_cross_build_gets_the_targets_compilers_and_names() -> None:
-    environment = build_environment(new_build(), jobs=3)
+    environment = build_environment(make_build(target=make_target(gpus=("8.7", "11.0"))), jobs=3)
     assert environment["CC"] == "aarch64-linux-gnu-gcc-12"
     assert environment["NVCC_PREPEND_FLAGS"] == "-ccbin aarch64-linux-gnu-g++-12"
     assert environment["TORCH_CUDA_ARCH_LIST"] == "8.7;11.0"
     assert environment["_PYTHON_HOST_PLATFORM"] == "linux-aarch64"
     assert environment["MAX_JOBS"] == environment["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
-    assert environment["SETUPTOOLS_SCM_PRETEND_VERSION_FOR_AXPYX"] == "0.1"
+    assert environment["SETUPTOOLS_SCM_PRETEND_VERSION_FOR_DEMO"] == "1.0"
 
 
 def test_a_native_build_gets_the_same_with_its_own() -> None:
@@ -47,18 +47,18 @@ def test_sources_without_cuda_get_no_variable_of_cuda() -> None:
 
 
 def test_the_recipes_variables_come_last() -> None:
-    build = new_build(environment=(("TORCH_CUDA_ARCH_LIST", "8.7+PTX"),))
+    build = make_build(environment=(("TORCH_CUDA_ARCH_LIST", "8.7+PTX"),))
     assert build_environment(build, jobs=1)["TORCH_CUDA_ARCH_LIST"] == "8.7+PTX"
 
 
 def test_nothing_of_this_machine_enters_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CFLAGS", "-march=native")
-    environment = build_environment(new_build(), jobs=1)
+    environment = build_environment(make_build(), jobs=1)
     assert str(Path.home()) not in " ".join(environment.values())
     assert "CFLAGS" not in environment
 
 
-@pytest.mark.parametrize("build", [new_build(), NATIVE, PLAIN], ids=["cross", "native", "plain"])
+@pytest.mark.parametrize("build", [make_build(), NATIVE, PLAIN], ids=["cross", "native", "plain"])
 def test_the_toolchain_file_names_existing_variables_once(build: LockedBuild, tmp_path: Path) -> None:
     write_toolchain(tmp_path, build)
     text = (tmp_path / "toolchain.cmake").read_text()
@@ -72,8 +72,8 @@ def test_the_toolchain_file_names_existing_variables_once(build: LockedBuild, tm
 def test_with_a_sysroot_the_compilers_are_scripts_that_use_it(tmp_path: Path) -> None:
     write_toolchain(tmp_path, PLAIN)
     assert (tmp_path / "bin/g++").is_symlink()
-    library = new_tool("libstdc++-11-dev_11.4.0-1_arm64.deb", role="sysroot")
-    write_toolchain(tmp_path, new_build(tools=(new_tool(), library)))
+    library = make_tool("libstdc++-11-dev_11.4.0-1_arm64.deb", role="sysroot")
+    write_toolchain(tmp_path, make_build(tools=(make_tool(), library)))
     for name in ("c++", "aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++-12"):
         program = tmp_path / "bin" / name
         assert os.access(program, os.X_OK)
@@ -97,7 +97,7 @@ def _ask(folder: Path, build: LockedBuild, program: str) -> str:
 
 
 def test_sysconfig_answers_for_the_target(session: Session, tmp_path: Path) -> None:
-    build = new_build()
+    build = make_build()
     write_target_python(tmp_path, _own_python(session), build)
     program = "import sysconfig as s; print(s.get_platform(), s.get_config_var('EXT_SUFFIX'), s.get_config_var('CXX'))"
     platform, suffix, compiler = _ask(tmp_path, build, program).split()
@@ -108,17 +108,17 @@ def test_sysconfig_answers_for_the_target(session: Session, tmp_path: Path) -> N
 
 def test_no_path_of_the_interpreter_stays_in_sysconfig(session: Session, tmp_path: Path) -> None:
     python = _own_python(session)
-    write_target_python(tmp_path, python, new_build())
+    write_target_python(tmp_path, python, make_build())
     (data,) = (tmp_path / "site").glob("_sysconfigdata*")
     assert str(python.prefix) not in data.read_text()
 
 
 def test_platform_answers_for_the_target(session: Session, tmp_path: Path) -> None:
-    write_target_python(tmp_path, _own_python(session), new_build())
+    write_target_python(tmp_path, _own_python(session), make_build())
     program = "import target_platform, platform, os; print(platform.machine(), os.uname().machine)"
-    assert _ask(tmp_path, new_build(), program) == "aarch64 aarch64"
+    assert _ask(tmp_path, make_build(), program) == "aarch64 aarch64"
 
 
 def test_assembly_of_another_architecture_leaves_pyconfig(session: Session, tmp_path: Path) -> None:
-    write_target_python(tmp_path, _own_python(session), new_build())
+    write_target_python(tmp_path, _own_python(session), make_build())
     assert "#define HAVE_GCC_ASM_FOR_X64" not in (tmp_path / "pyconfig.h").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from build_factory import new_build
+from build_factory import make_build
 
 from builder.foundry.build_failure import failure_of
 
@@ -43,7 +43,7 @@ CASES = {
 
 
 def _failure(name: str, *, code: int = 1, jobs: int = 2) -> BuildError:
-    return failure_of(new_build(), (LOGS / f"{name}.log").read_text().splitlines(), code, jobs)
+    return failure_of(make_build(), (LOGS / f"{name}.log").read_text().splitlines(), code, jobs)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +53,7 @@ def test_a_real_log_has_one_cause(name: str) -> None:
     assert error.message == message
     assert shown in (error.log or "")
     assert error.hint
-    assert error.where == "axpyx 0.1"
+    assert error.where == "demo 1.0"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,7 +70,7 @@ def test_one_job_that_was_killed_gets_other_advice() -> None:
 
 @pytest.mark.parametrize("code", [-9, 137])
 def test_a_killed_backend_is_short_of_memory(code: int) -> None:
-    error = failure_of(new_build(), ["running build_ext"], code, 2)
+    error = failure_of(make_build(), ["running build_ext"], code, 2)
     assert error.message.startswith("the kernel killed a compiler")
 
 
@@ -80,10 +80,10 @@ def test_a_tolerated_download_is_not_the_cause() -> None:
         "building instead",
     ]
     lines = [*attempt, *(LOGS / "unit.log").read_text().splitlines()]
-    assert failure_of(new_build(), lines, 1, 2).message == "bad.o does not compile"
+    assert failure_of(make_build(), lines, 1, 2).message == "bad.o does not compile"
 
 
 def test_an_unknown_end_shows_the_last_lines() -> None:
-    error = failure_of(new_build(), [f"line {number}" for number in range(100)], 1, 2)
+    error = failure_of(make_build(), [f"line {number}" for number in range(100)], 1, 2)
     assert error.message == "the project's build failed"
     assert (error.log or "").splitlines()[-1] == "line 99"

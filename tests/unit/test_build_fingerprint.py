@@ -6,59 +6,60 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from build_factory import new_build, new_target, new_tool, new_wheel
+from build_factory import make_build, make_target, make_tool
+from factories import make_locked_wheel
 
 from builder.host import records
 from builder.model.builds import BuildPatch, BuildSource, LockedBuild
 
-BUILD = new_build()
+BUILD = make_build()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"version": "0.2"},
-        {"source": BuildSource(kind="folder", location="axpyx", sha256="b" * 64)},
+        {"source": BuildSource(kind="folder", location="demo", sha256="b" * 64)},
         {"patches": (BuildPatch(name="a.patch", sha256="b" * 64),)},
         {"environment": (("CFLAGS", "-O2"),)},
         {"machine": "arm64"},
         {"compiler": "13.2.0"},
         {"interpreter": "3.12.2"},
-        {"tools": (new_tool(sha256="e" * 64),)},
+        {"tools": (make_tool(sha256="e" * 64),)},
         {"requirements": ()},
-        {"target": new_target(gpus=("8.7",))},
-        {"target": new_target(cuda="12.6")},
-        {"target": new_target(glibc="2.35")},
-        {"target": new_target(torch=None)},
+        {"target": make_target(gpus=("11.0",))},
+        {"target": make_target(cuda="12.6")},
+        {"target": make_target(glibc="2.35")},
+        {"target": make_target(torch=None)},
     ],
 )
 def test_an_input_decides_the_fingerprint(changes: dict[str, Any]) -> None:
-    assert new_build(**changes).fingerprint != BUILD.fingerprint
+    assert make_build(**changes).fingerprint != BUILD.fingerprint
 
 
 def test_addresses_and_orders_do_not() -> None:
-    moved = replace(BUILD.source, location="https://mirror.example/axpyx.tar.gz")
-    tools = (new_tool(), new_tool("make_4.3_amd64.deb", sha256="e" * 64))
+    moved = replace(BUILD.source, location="https://mirror.example/demo.tar.gz")
+    tools = (make_tool(), make_tool("make_4.3_amd64.deb", sha256="e" * 64))
     environment = (("A", "1"), ("B", "2"))
-    first = new_build(source=moved, tools=tools, environment=environment)
-    second = new_build(tools=tools[::-1], environment=environment[::-1])
+    first = make_build(source=moved, tools=tools, environment=environment)
+    second = make_build(tools=tools[::-1], environment=environment[::-1])
     assert first.fingerprint == second.fingerprint
 
 
 def test_patches_apply_in_order() -> None:
     patches = (BuildPatch(name="a", sha256="a" * 64), BuildPatch(name="b", sha256="b" * 64))
-    assert new_build(patches=patches).fingerprint != new_build(patches=patches[::-1]).fingerprint
+    assert make_build(patches=patches).fingerprint != make_build(patches=patches[::-1]).fingerprint
 
 
 def test_a_build_survives_json() -> None:
-    build = new_build(patches=(BuildPatch(name="a", sha256="a" * 64),), environment=(("A", "1"),))
+    build = make_build(patches=(BuildPatch(name="a", sha256="a" * 64),), environment=(("A", "1"),))
     assert records.from_json(records.to_json(build), LockedBuild) == build
 
 
 def test_names_that_would_leave_the_cache_are_refused() -> None:
     with pytest.raises(ValueError, match="neither a wheel's nor a Debian package's"):
-        new_tool("../../etc/passwd.deb")
+        make_tool("../../etc/passwd.deb")
     with pytest.raises(ValueError, match="not a wheel's file name"):
-        new_wheel("a-1/../../b.whl")
+        make_locked_wheel(filename="a-1/../../b.whl")
     with pytest.raises(ValueError, match="40 hexadecimal digits"):
         BuildSource(kind="git", location="https://x.example", sha256="a" * 64, commit="--upload-pack=x")

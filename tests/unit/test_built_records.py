@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from cell_builds import SOURCE, build_of, make_built, wheel_of
+from build_factory import make_build
+from cell_builds import SOURCE, make_built, wheel_of
 from factories import make_job, make_lock, make_locked_wheel, make_plan, make_run, make_spec
 from report_parts import Made
 from result_factory import result
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.locks import Lock
 
-BUILD = build_of(patches=(BuildPatch(name="patches/a.patch", sha256="a" * 64),))
+PATCH = BuildPatch(name="patches/a.patch", sha256="a" * 64)
+BUILD = make_build(name="ext", source=SOURCE, patches=(PATCH,), environment=())
 BUILT = make_built(BUILD)
 BUILDS = PackageBuilds(packages=(PackageBuild(name="ext", patches=("patches/a.patch",)),))
 
@@ -74,7 +76,7 @@ def test_the_records_of_a_cell_give_its_wheels(session: Session) -> None:
 
 def test_a_commit_is_named_in_the_provenance() -> None:
     source = replace(SOURCE, kind="git", location="https://example.com/x.git", commit="1" * 40, size=None)
-    build = build_of(source=source)
+    build = make_build(name="ext", source=source)
     lock = make_lock(make_locked_wheel("app"), builds=(build,))
     materials = provenance_predicate(make_job(), lock, make_plan(), "c" * 64)["buildDefinition"]["resolvedDependencies"]
     entry = next(entry for entry in materials if entry["name"] == "source of ext 1.0")
@@ -94,7 +96,10 @@ def test_the_provenance_has_source_and_patches_as_materials() -> None:
 
 
 def test_a_difference_compares_builds_by_their_inputs() -> None:
-    before, after = built_lock(), replace(built_lock(), builds=(build_of(environment=(("A", "1"),)),))
+    before, after = (
+        built_lock(),
+        replace(built_lock(), builds=(make_build(name="ext", source=SOURCE, environment=(("A", "1"),)),)),
+    )
     one, two = ({part.name: part for part in fields_of(lock)["packages"]} for lock in (before, after))
     assert (one["ext"].version, one["ext"].content) == ("1.0", BUILD.fingerprint)
     assert one["ext"].content != two["ext"].content

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from built_wheels import CPU, MODULE, MODULE_FACTS, make_build, make_target, raw_wheel
+from build_factory import CPU, make_build, make_target
+from built_wheels import MODULE, MODULE_FACTS, raw_wheel
 from elf_files import AMD64, make_base, make_binary, make_case, make_elf, make_fatbin
 from factories import locked, make_jetson, make_lock, make_platform, make_wheel
 

@@ -7,7 +7,8 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from built_wheels import CPU, CROSS, GCC, MODULE, MODULE_FACTS, SDIST, make_build, raw_wheel
+from build_factory import CPU, GCC, SDIST, make_build
+from built_wheels import CROSS, MODULE, MODULE_FACTS, raw_wheel
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from installer.sources import WheelFile

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from built_wheels import CPU, TORCH, make_build, make_target
+from build_factory import CPU, TORCH, make_build, make_target
 from elf_files import make_binary
 from factories import make_locked_wheel
 from hypothesis import given

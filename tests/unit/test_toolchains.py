@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from build_factory import new_target, new_tool
+from build_factory import make_target, make_tool
 from packaging.utils import parse_wheel_filename
 
 from builder.errors import BuildError
@@ -49,18 +49,18 @@ def test_each_file_stands_once_with_one_hash() -> None:
     ("cuda", "row"), [("13.0", "cuda-13.0"), ("12.6", "cuda-12.4"), ("12.4", "cuda-12.4"), (None, PLAIN)]
 )
 def test_the_release_of_cuda_chooses_the_row(cuda: str | None, row: str) -> None:
-    assert toolchain_of(new_target(cuda=cuda, gpus=("8.7",) if cuda else ())).id == row
+    assert toolchain_of(make_target(cuda=cuda, gpus=("8.7",) if cuda else ())).id == row
 
 
 def test_a_release_without_a_compiler_is_one_error_with_the_releases() -> None:
     with pytest.raises(BuildError, match=r"no toolchain compiles for CUDA 11\.4") as caught:
-        toolchain_of(new_target(cuda="11.4"))
+        toolchain_of(make_target(cuda="11.4"))
     assert "13.0, 12.4, 12.5, 12.6" in (caught.value.hint or "")
 
 
 def test_a_gpu_that_nvcc_does_not_know_is_one_error() -> None:
     with pytest.raises(BuildError, match=r"nvcc 12\.4\.131 does not compile for compute capability 11\.0"):
-        toolchain_of(new_target(cuda="12.6", gpus=("8.7", "11.0")))
+        toolchain_of(make_target(cuda="12.6", gpus=("8.7", "11.0")))
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_a_gpu_that_nvcc_does_not_know_is_one_error() -> None:
     ],
 )
 def test_the_compiler_is_found_among_the_packages(filename: str, major: str, version: str) -> None:
-    others = [new_tool("gcc-12-base_12.2.0-14_amd64.deb"), new_tool("cpp-12_12.2.0-14_amd64.deb")]
-    assert compiler_of([*others, new_tool(filename)]) == (major, version)
+    others = [make_tool("gcc-12-base_12.2.0-14_amd64.deb"), make_tool("cpp-12_12.2.0-14_amd64.deb")]
+    assert compiler_of([*others, make_tool(filename)]) == (major, version)

@@ -8,7 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from build_factory import new_tool
+from build_factory import make_tool
 
 from builder.errors import IntegrityError
 from builder.foundry.cuda_tree import _path
@@ -30,12 +30,12 @@ def _tool(session: Session, content: bytes, recorded: bytes, more: dict[str, byt
     """Put a wheel with a header into the wheelhouse; `recorded` is the content that its RECORD has."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(recorded).digest()).rstrip(b"=").decode()
     record = f"{HEADER},sha256={digest},{len(recorded)}\n".encode()
-    path = session.workspace.wheel("d" * 64, NAME)
+    path = session.workspace.wheel("c" * 64, NAME)
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in {HEADER: content, RECORD: record, **(more or {})}.items():
             archive.writestr(name, text)
-    return new_tool(NAME, "cuda-headers", record=hashlib.sha256(record).hexdigest())
+    return make_tool(NAME, "cuda-headers", record=hashlib.sha256(record).hexdigest())
 
 
 def test_wanted_members_are_unpacked(session: Session, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_member_that_differs_from_its_record_is_refused(session: Session, tmp_
 def test_a_record_that_differs_from_the_lock_is_refused(session: Session, tmp_path: Path) -> None:
     _tool(session, b"evil", b"evil")
     with pytest.raises(IntegrityError, match="its RECORD differs"):
-        unpack_members(new_tool(NAME, "cuda-headers", record="0" * 64), session, lambda name: tmp_path / name)
+        unpack_members(make_tool(NAME, "cuda-headers", record="0" * 64), session, lambda name: tmp_path / name)
 
 
 def test_members_outside_the_folder_are_skipped(session: Session, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_members_outside_the_folder_are_skipped(session: Session, tmp_path: Path
 
 def test_the_hash_of_a_record_is_what_a_lock_needs(session: Session) -> None:
     tool = _tool(session, b"int x;", b"int x;")
-    wheel = LockedWheel(name="x", version="1", filename=NAME, url="https://index.example/x", sha256="d" * 64)
+    wheel = LockedWheel(name="x", version="1", filename=NAME, url="https://index.example/x", sha256="c" * 64)
     assert record_hash(wheel, session) == tool.record
 
 
@@ -85,4 +85,4 @@ def test_the_hash_of_a_record_is_what_a_lock_needs(session: Session) -> None:
     ],
 )
 def test_members_have_their_place_in_the_toolkit(name: str, role: str, path: str | None, tmp_path: Path) -> None:
-    assert _path(name, new_tool(NAME, role), tmp_path) == (tmp_path / path if path else None)
+    assert _path(name, make_tool(NAME, role), tmp_path) == (tmp_path / path if path else None)
