@@ -5,32 +5,34 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import io
 import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import requests
 from packaging.utils import parse_wheel_filename
 
-from builder.errors import IntegrityError, JbuildError
+from builder.errors import IntegrityError
 from builder.model.wheels import LockedWheel
 from builder.remote import http
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import addresses
-from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile
-from builder.remote.vault.vaulted_files import vaulted
+from builder.remote.index.remote_wheel import FLAWS, NoRangesError, RemoteFile, with_archive
+from builder.remote.vault.vaulted_files import read_vaulted
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.builds import ToolFile
+
+_T = TypeVar("_T")
+# Headers lie close together.
+_BUFFER_SIZE = 1 << 20
 
 
 def as_wheel(tool: ToolFile) -> LockedWheel:
@@ -50,14 +52,19 @@ def unpack_members(tool: ToolFile, session: Session, path_of: Callable[[str], Pa
         NetworkError: the server does not answer.
         IntegrityError: a member is not the locked one.
     """
-    with _opened(tool, session) as archive:
+
+    def unpack(archive: zipfile.ZipFile) -> int:
         hashes = _record(archive, tool) if tool.record else {}
-        for name, path in _wanted(archive, path_of):
+        wanted = list(_wanted(archive, path_of))
+        for name, path in wanted:
             content = archive.read(name)
             if tool.record and _digest(content) != hashes.get(name):
                 raise _differs(tool, f"its {name} does not match its RECORD")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        return len(wanted)
+
+    _read(as_wheel(tool), session, unpack, whole=tool.record is None)
 
 
 def member_names(tool: ToolFile, session: Session) -> tuple[str, ...]:
@@ -66,8 +73,7 @@ def member_names(tool: ToolFile, session: Session) -> tuple[str, ...]:
     Raises:
         NetworkError: the server does not answer.
     """
-    with _opened(tool, session) as archive:
-        return tuple(archive.namelist())
+    return _read(as_wheel(tool), session, lambda archive: tuple(archive.namelist()), whole=tool.record is None)
 
 
 def record_hash(wheel: LockedWheel, session: Session) -> str:
@@ -76,37 +82,28 @@ def record_hash(wheel: LockedWheel, session: Session) -> str:
     Raises:
         NetworkError: the server does not answer.
     """
-    with _archive(wheel, session, whole=False) as archive:
-        return hashlib.sha256(archive.read(_record_name(archive))).hexdigest()
+    return _read(wheel, session, lambda archive: hashlib.sha256(_record_text(archive)).hexdigest(), whole=False)
 
 
-def _opened(tool: ToolFile, session: Session) -> AbstractContextManager[zipfile.ZipFile]:
-    return _archive(as_wheel(tool), session, whole=tool.record is None)
-
-
-def _archive(wheel: LockedWheel, session: Session, *, whole: bool) -> AbstractContextManager[zipfile.ZipFile]:
+def _read(wheel: LockedWheel, session: Session, read: Callable[[zipfile.ZipFile], _T], *, whole: bool) -> _T:
+    """Return the result of `read` for a wheel in the wheelhouse, a vault or an index; a `whole` one is fetched."""
     path = session.workspace.wheel(wheel.sha256, wheel.filename)
     if not whole and not path.is_file():
-        remote = _remote(wheel, session)
-        if remote:
-            return remote
-    # Servers without ranges, too.
+        found = read_vaulted(wheel.sha256, wheel.filename, path, session.config, read, _BUFFER_SIZE)
+        if found is not None:
+            return found
+        with suppress(NoRangesError):
+            return _read_remote(wheel, session, read)
     fetch([wheel], session)
-    return zipfile.ZipFile(path)
+    with zipfile.ZipFile(path) as archive:
+        return read(archive)
 
 
-def _remote(wheel: LockedWheel, session: Session) -> zipfile.ZipFile | None:
-    for found in vaulted(wheel.sha256, wheel.filename, session.config):
-        with suppress(JbuildError, OSError, requests.RequestException, NoRangesError, *FLAWS):
-            file = found.reader.storage.open_wheel(found.file.path)
-            if file:
-                return zipfile.ZipFile(io.BufferedReader(file, 1 << 20) if isinstance(file, io.RawIOBase) else file)
+def _read_remote(wheel: LockedWheel, session: Session, read: Callable[[zipfile.ZipFile], _T]) -> _T:
     client = client_of(session.config, session.workspace.index_states)
     url = addresses(wheel.url, session.config.index_mirrors)[0].url
     try:
-        return zipfile.ZipFile(io.BufferedReader(RemoteFile(url, client.get), 1 << 20))
-    except NoRangesError:
-        return None
+        return with_archive(RemoteFile(url, client.get), read, _BUFFER_SIZE)
     except requests.RequestException as error:
         raise http.network_error(error, url, f"the headers of {wheel.filename} cannot be read") from error
     except FLAWS as error:
@@ -124,15 +121,18 @@ def _wanted(archive: zipfile.ZipFile, path_of: Callable[[str], Path | None]) -> 
 
 
 def _record(archive: zipfile.ZipFile, tool: ToolFile) -> Mapping[str, str]:
-    content = archive.read(_record_name(archive))
+    content = _record_text(archive)
     if hashlib.sha256(content).hexdigest() != tool.record:
         raise _differs(tool, "its RECORD differs")
     rows = csv.reader(content.decode().splitlines())
     return {row[0]: row[1].removeprefix("sha256=") for row in rows if len(row) > 1}
 
 
-def _record_name(archive: zipfile.ZipFile) -> str:
-    return next(name for name in archive.namelist() if name.count("/") == 1 and name.endswith(".dist-info/RECORD"))
+def _record_text(archive: zipfile.ZipFile) -> bytes:
+    names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith(".dist-info/RECORD")]
+    if len(names) != 1:
+        raise IntegrityError(f"the wheel has {len(names)} RECORD files", where=archive.filename)
+    return archive.read(names[0])
 
 
 def _digest(content: bytes) -> str:

@@ -147,14 +147,17 @@ def check_metadata(content: bytes, filename: str) -> None:
         raise ValueError(f"its METADATA is of {inner_name or 'no name'} {inner_version or 'without a version'}")
 
 
-def with_archive(file: io.IOBase, read: Callable[[zipfile.ZipFile], _T]) -> _T:
-    """Return the result of `read` for the archive in `file`.
+def with_archive(
+    file: io.IOBase, read: Callable[[zipfile.ZipFile], _T], buffer_size: int = io.DEFAULT_BUFFER_SIZE
+) -> _T:
+    """Return the result of `read` for the archive in `file`; a server is asked for `buffer_size` bytes at least.
 
     Raises:
         One of `FLAWS`: the archive is damaged.
     """
     try:
-        with zipfile.ZipFile(io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file) as archive:
+        buffered = io.BufferedReader(file, buffer_size) if isinstance(file, io.RawIOBase) else file
+        with zipfile.ZipFile(buffered) as archive:
             return read(archive)
     except OSError as error:
         if error.errno == errno.EINVAL:

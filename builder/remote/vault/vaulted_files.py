@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -73,7 +74,12 @@ def vaulted_metadata(sha256: str, filename: str, config: Config) -> bytes | None
 
 
 def read_vaulted(
-    sha256: str, filename: str, target: Path, config: Config, read: Callable[[zipfile.ZipFile], _T]
+    sha256: str,
+    filename: str,
+    target: Path,
+    config: Config,
+    read: Callable[[zipfile.ZipFile], _T],
+    buffer_size: int = io.DEFAULT_BUFFER_SIZE,
 ) -> _T | None:
     """Return the result of `read` for a wheel of a vault, or None if no vault gives it.
 
@@ -86,7 +92,7 @@ def read_vaulted(
                 fetch_vaulted(found, target)
                 file = target.open("rb")
             with file:
-                return with_archive(file, read)
+                return with_archive(file, read, buffer_size)
         except (JbuildError, NoRangesError, requests.RequestException, OSError, *FLAWS):
             # The index has the same bytes.
             continue
