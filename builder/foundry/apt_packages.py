@@ -48,8 +48,10 @@ class Apt:
     system: Path | None = None
     architecture: Architecture | None = None
 
-    def update(self, *, all_sources: bool = True) -> None:
+    def update(self, *, all_sources: bool = True) -> str:
         """Fetch the lists of packages; without `all_sources`, sources that do not answer are left out.
+
+        Return apt's messages about them.
 
         Raises:
             NetworkError: a source does not answer.
@@ -59,7 +61,7 @@ class Apt:
         (self.folder / "status").touch()
         update = ["apt-get", *self._options(), "--quiet=2", "--error-on=any", "update"]
         try:
-            run(update, timeout_s=_TIMEOUT_S, check=all_sources)
+            return run(update, timeout_s=_TIMEOUT_S, check=all_sources).stderr
         except ProgramFailedError as error:
             hint = "run `apt-get update` to see whether this machine's package sources work"
             raise NetworkError("apt cannot fetch its lists of packages", hint=hint, log=error.output) from error

@@ -43,10 +43,11 @@ def base_sysroot(base: LockedBase, architecture: Architecture, compilers: Collec
         NetworkError, RegistryError, AuditError: the image or its sources cannot be read.
     """
     with _apt_of(base, architecture, session) as apt:
-        apt.update(all_sources=False)
+        messages = apt.update(all_sources=False)
         libraries = majors_of(apt, "libstdc++", "-dev")
         if not libraries:
-            raise BuildError("none of the base image's package sources has libstdc++-dev, or none answers")
+            message = "none of the base image's package sources has libstdc++-dev, or none answers"
+            raise BuildError(message, log=messages)
         compiler, library = _pair(compilers, libraries)
         return Sysroot(compiler=compiler, tools=apt.resolve([f"libstdc++-{library}-dev", "libc6-dev"], "sysroot"))
 

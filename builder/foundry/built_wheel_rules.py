@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.audit.byte_source import ByteSource
     from builder.audit.environment import Node
     from builder.model.audits import Binary, GpuTarget
-    from builder.model.builds import BuildTarget
+    from builder.model.builds import BuildTarget, LockedBuild
 
 _SUFFIX = re.compile(r"\.cpython-3[0-9]+[a-z]*-(?P<machine>[^.]+)\.so$")
 _MACHINES = {"arm64": "aarch64-linux-gnu", "amd64": "x86_64-linux-gnu"}
@@ -32,6 +32,14 @@ _DRIVER = b"libcuda.so.1"
 # From this CUDA on, SBSA and Tegra have one runtime.
 _FIRST_COMMON = 13
 _BLOCK = 1 << 22
+_OTHER_LIBRARY = (
+    "the build used other headers than those of the toolchain, or a static library that was built against a newer C "
+    "library: take such paths out of the package's build"
+)
+_MACHINES_LIBRARY = (
+    "the build used this machine's C library: {}. Lock again where the base image and its package sources can be "
+    "reached, or build on a distribution that is not newer than the base image's"
+)
 _MOST_NAMED = 5
 
 
@@ -51,20 +59,18 @@ def check_suffixes(binaries: Iterable[Binary], target: BuildTarget) -> None:
             )
 
 
-def check_glibc(binaries: Iterable[Binary], target: BuildTarget) -> None:
+def check_glibc(binaries: Iterable[Binary], build: LockedBuild) -> None:
     """Refuse symbols of a newer C library than the target's.
 
     Raises:
         AuditError: there are some.
     """
+    glibc = build.target.glibc
     for binary in binaries:
-        newer = [n for n in binary.names if "@GLIBC_2" in n and _version(n) > version_numbers(target.glibc)]
+        newer = [n for n in binary.names if "@GLIBC_2" in n and _version(n) > version_numbers(glibc)]
         if newer:
-            raise AuditError(
-                f"{binary.path} needs a newer C library than {target.glibc}, by {_some(newer)}",
-                hint="the build used other headers than those of the toolchain, or a static library that was built "
-                "against a newer C library: take such paths out of the package's build",
-            )
+            hint = _MACHINES_LIBRARY.format(build.without_sysroot) if build.without_sysroot else _OTHER_LIBRARY
+            raise AuditError(f"{binary.path} needs a newer C library than {glibc}, by {_some(newer)}", hint=hint)
 
 
 def _version(name: str) -> tuple[int, ...]:

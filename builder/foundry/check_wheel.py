@@ -52,7 +52,7 @@ def check_wheel(
     cell, target = loading_cell(wheel, build, lock, session), build.target
     try:
         check_suffixes(cell.built.binaries, target)
-        check_glibc(cell.built.binaries, target)
+        check_glibc(cell.built.binaries, build)
         check_runtime(wheel, cell.built.binaries, target)
         case = audit_context(cell, session, apt)
         check_gpu_code(case, [node for node in case.environment.nodes if node.wheel is cell.wheel], target)

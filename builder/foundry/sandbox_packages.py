@@ -84,6 +84,8 @@ def sandbox_packages(target: SandboxTarget, session: Session) -> SandboxPackages
         try:
             sysroot = base_sysroot(target.base, target.architecture, offered, session)
         except (AuditError, BuildError, NetworkError, RegistryError) as error:
+            if error.log:
+                session.console.say(error.log.rstrip())
             return SandboxPackages(tools=usual, without_sysroot=error.message)
         chosen = apt.resolve([f"g++-{sysroot.compiler}{target.suffix}", *_ALWAYS], "system")
         return SandboxPackages(tools=(*_kept(chosen, sysroot, target), *sysroot.tools))

@@ -85,9 +85,13 @@ def test_symbols_of_a_newer_c_library_are_named() -> None:
         "versions": {"libc.so.6": ["GLIBC_2.38", "GLIBC_2.17"]},
     }
     with pytest.raises(AuditError) as caught:
-        check_glibc([make_binary("demo/_C.so", **facts)], make_target(glibc="2.35"))
+        check_glibc([make_binary("demo/_C.so", **facts)], make_build(target=make_target(glibc="2.35")))
     assert caught.value.message == "demo/_C.so needs a newer C library than 2.35, by __isoc23_strtol@GLIBC_2.38"
-    check_glibc([make_binary("demo/_C.so", **facts)], make_target(glibc="2.38"))
+    check_glibc([make_binary("demo/_C.so", **facts)], make_build(target=make_target(glibc="2.38")))
+    build = make_build(target=make_target(glibc="2.35"), without_sysroot="the registry does not answer")
+    with pytest.raises(AuditError) as caught:
+        check_glibc([make_binary("demo/_C.so", **facts)], build)
+    assert "this machine's C library: the registry does not answer" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
