@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from builder.errors import RegistryError
 from builder.host.concurrency import CancelToken, map_with_progress
 from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.model.images import Descriptor
 from builder.model.vaults import CATALOGUE, Vault
 from builder.publish.image_source import ImageSource, ordered
-from builder.publish.registry_target import RegistryTarget
+from builder.publish.registry_target import BytesSent, RegistryTarget
 from builder.publish.vault.vault_folder import catalogue_bytes
 from builder.publish.vault.vault_merge import merged
 from builder.publish.vault.write_vault import VaultChange
@@ -24,10 +25,11 @@ from builder.remote.vault.vault_reader import VaultReader
 from builder.remote.vault.vault_storage import OCI, RegistryVault
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from builder.host.concurrency import Progress
     from builder.host.session import Session
     from builder.model.vaults import VaultFile
-    from builder.publish.registry_target import BytesSent
     from builder.publish.vault.vault_folder import VaultFolder
     from builder.remote.registry.reference import Reference
     from builder.remote.registry.registry_client import RegistryClient
@@ -39,6 +41,7 @@ _FILE_TYPE = "application/octet-stream"
 # The empty configuration of the OCI image specification, "Guidance for an Empty Descriptor".
 _EMPTY_TYPE, _EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 _CONNECTIONS = 4
+_TRIES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,28 +57,66 @@ class PushedVault:
 def push_vault(folder: VaultFolder, reference: Reference, session: Session) -> PushedVault:
     """Push a vault; files of the vault that the tag has already stay in it.
 
+    Registries replace a tag without a condition. So the tag is read again right before and after it is set: if another
+    push has set it, the two vaults are merged, and the push is repeated.
+
     Raises:
         IntegrityError: an index has two files of one name, in the folder and in the registry.
-        RegistryError: the registry refused or could not be reached.
+        RegistryError: the registry refused or could not be reached, or others push all the time.
     """
     client, own = connect(reference.host, session.config, publish=True), folder.catalogue()
-    before, layers = _present(client, reference)
-    vault = merged(before, own.files, str(reference))
+    target = RegistryTarget(client=client, reference=reference, token=CancelToken())
+    sent: list[BytesSent] = []
+    name = f"{reference.name}:{reference.tag_or_digest}"
+    for _ in range(_TRIES):
+        before, vault, layers = _present(client, reference)
+        source, files = _source(folder, own, vault, layers, client, reference)
+        digest = source.manifest.digest
+        sent.append(target.send(source, (), session.console))
+        if _digest(client, reference) == before:
+            client.put_manifest(reference.repository, reference.tag_or_digest, source.content, OCI_MANIFEST)
+            if _digest(client, reference) == digest:
+                return PushedVault(name=name, digest=digest, files=files, transfer=_total(sent))
+        session.console.say(f"another push has changed {name} meanwhile: merging the two vaults")
+    raise RegistryError(f"others push to {name} all the time", hint="push again when they have finished")
+
+
+def _total(sent: Sequence[BytesSent]) -> BytesSent:
+    """Return what all tries have sent; `present` was there before the first one."""
+    return BytesSent(
+        uploaded=sum(each.uploaded for each in sent),
+        mounted=sum(each.mounted for each in sent),
+        present=sent[0].present,
+        seconds=sum(each.seconds for each in sent),
+    )
+
+
+def _source(
+    folder: VaultFolder,
+    own: Vault,
+    before: Vault,
+    layers: Mapping[str, dict[str, Any]],
+    client: RegistryClient,
+    reference: Reference,
+) -> tuple[ImageSource, int]:
+    """Return a vault in a folder, with the files of the tag, as an artifact, and the number of its files."""
+    vault, found = merged(before, own.files, str(reference)), dict(layers)
     blobs: list[BlobSource] = [
         RemoteBlob(client, reference.repository, layer["digest"], layer["size"]) for layer in layers.values()
     ]
     for title, blob in (*_blobs(folder, own), (CATALOGUE, BytesBlob(catalogue_bytes(vault)))):
-        layers[title] = _layer(title, blob)
+        found[title] = _layer(title, blob)
         blobs.append(blob)
     empty = BytesBlob(_EMPTY)
-    content = _manifest([layers[title] for title in sorted(layers)], empty)
+    content = _manifest([found[title] for title in sorted(found)], empty)
     manifest = Descriptor(media_type=OCI_MANIFEST, digest=BytesBlob(content).digest, size=len(content))
     source = ImageSource(manifest=manifest, content=content, labels=(), blobs=ordered((*blobs, empty)))
-    target = RegistryTarget(client=client, reference=reference, token=CancelToken())
-    transfer = target.send(source, (), session.console)
-    client.put_manifest(reference.repository, reference.tag_or_digest, content, OCI_MANIFEST)
-    name = f"{reference.name}:{reference.tag_or_digest}"
-    return PushedVault(name=name, digest=manifest.digest, files=len(vault.files), transfer=transfer)
+    return source, len(vault.files)
+
+
+def _digest(client: RegistryClient, reference: Reference) -> str | None:
+    present = client.head_manifest(reference.repository, reference.tag_or_digest)
+    return present.digest if present else None
 
 
 def pull_vault(reference: Reference, folder: VaultFolder, session: Session) -> VaultChange:
@@ -105,19 +146,19 @@ def _fetch(file: VaultFile, progress: Progress, *, reader: VaultReader, folder: 
     folder.receive(file, lambda path: reader.fetch(file, path, progress), reader.metadata(file))
 
 
-def _present(client: RegistryClient, reference: Reference) -> tuple[Vault, dict[str, dict[str, Any]]]:
-    """Return the vault that a tag has, with its layers by title; an empty one if the tag does not exist.
+def _present(client: RegistryClient, reference: Reference) -> tuple[str | None, Vault, dict[str, dict[str, Any]]]:
+    """Return the digest of a tag and its vault, with the layers by title; an empty one if the tag does not exist.
 
     Raises:
         RegistryError: the tag is on something else.
     """
     try:
-        content, _ = client.get_manifest(reference.repository, reference.tag_or_digest)
+        content, descriptor = client.get_manifest(reference.repository, reference.tag_or_digest)
     except ImageMissingError:
-        return Vault(), {}
-    vault = VaultReader(RegistryVault(f"{OCI}{reference}", lambda: client)).contents()
+        return None, Vault(), {}
+    vault = VaultReader(RegistryVault(f"{OCI}{reference.at(descriptor.digest)}", lambda: client)).contents()
     layers = {str(layer["annotations"][TITLE]): layer for layer in decode_json(content)["layers"]}
-    return vault, layers
+    return descriptor.digest, vault, layers
 
 
 def _blobs(folder: VaultFolder, vault: Vault) -> list[tuple[str, BlobSource]]:
