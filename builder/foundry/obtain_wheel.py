@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from builder.errors import EngineError, NetworkError
 from builder.foundry.build_wheel import build_folder, build_wheel
 from builder.foundry.check_wheel import check_wheel
+from builder.foundry.earlier_builds import earlier_cost
 from builder.foundry.finish_wheel import finish_wheel
 from builder.foundry.shared_wheels import fetch_shared
 from builder.foundry.vaulted_wheel import vaulted_wheel
@@ -78,6 +79,8 @@ def wheel_path(built: BuiltWheel, session: Session) -> Path:
 def _built(request: WheelRequest, session: Session) -> BuiltWheel:
     """Build, finish and check a wheel; one that does not pass stays in the folder of the build."""
     build = request.build
+    if earlier := earlier_cost(build, session):
+        session.console.say(earlier)
     raw, cost = build_wheel(build, session, request.options), build_folder(build, session).cost()
     with scratch(session.workspace.cache) as folder:
         built = finish_wheel(raw, build, folder)

@@ -14,9 +14,10 @@ from result_factory import result
 
 from builder.cli.run_view import summary
 from builder.cli.verbs.show import _lock
+from builder.foundry.earlier_builds import earlier_cost
 from builder.host import records
 from builder.lock import lockfile
-from builder.model.builds import BuildPatch, BuiltWheels
+from builder.model.builds import BuildPatch, BuiltWheel, BuiltWheels
 from builder.model.locks import Locked
 from builder.model.recipes import Cell, PackageBuild, PackageBuilds
 from builder.pipeline.cell import CellRecords
@@ -105,6 +106,20 @@ def test_a_difference_compares_builds_by_their_inputs() -> None:
     assert one["ext"].content != two["ext"].content
     # With the wheel, the same.
     assert fields_of(before.with_built(BuiltWheels(wheels=(BUILT,)))) == fields_of(before)
+
+
+def test_the_estimate_is_what_the_longest_build_of_the_version_took_here(session: Session) -> None:
+    assert earlier_cost(BUILD, session) is None
+    others: list[BuiltWheel] = [
+        make_built(make_build(name="ext", environment=(("GPU", "1"),)), seconds=3700.0, units=48, peak_memory=5 << 30),
+        make_built(make_build(name="ext", version="1.1"), seconds=9000.0),
+        make_built(make_build(name="other"), seconds=9000.0),
+        make_built(BUILD, seconds=None, origin="registry:x"),
+    ]
+    for built in others:
+        records.write(session.workspace.built(built.fingerprint), built.fingerprint, built)
+    expected = "ext 1.0 was built here before, in 61 min 40 s, 48 compiled files, 5.00 GiB in the largest process"
+    assert earlier_cost(BUILD, session) == expected
 
 
 def test_show_lists_builds(session: Session) -> None:
