@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from builder.audit.base_image import read_base
 from builder.errors import BuildError
 from builder.foundry.apt_packages import Apt
+from builder.foundry.sandbox_root import library_of
 from builder.host.files import disk_errors, work_folder
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ def base_sysroot(base: LockedBase, architecture: Architecture, compilers: Collec
             raise BuildError(message, log=messages)
         compiler, library = _pair(compilers, libraries)
         return Sysroot(compiler=compiler, tools=apt.resolve([f"libstdc++-{library}-dev", "libc6-dev"], "sysroot"))
+
+
+def locked_sysroot(tools: tuple[ToolFile, ...], compilers: Collection[int]) -> Sysroot:
+    """Return packages that were locked before, with one of the compilers.
+
+    Raises:
+        BuildError: none of them fits.
+    """
+    return Sysroot(compiler=_pair(compilers, {int(library_of(tools) or 0)})[0], tools=tools)
 
 
 def majors_of(apt: Apt, name: str, suffix: str) -> set[int]:

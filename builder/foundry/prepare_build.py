@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.foundry.toolchains import Toolchain, ToolWheel
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget
-    from builder.model.locks import LockedBase
+    from builder.model.locks import BuildBase
     from builder.model.recipes import Architecture
 
 _PROJECT_FILES = ("setup.py", "setup.cfg", "pyproject.toml", "CMakeLists.txt")
@@ -32,7 +32,7 @@ _CUDA_SOURCES = ("*.cu", "*.cuh")
 
 
 def lock_build(
-    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
+    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: BuildBase, session: Session
 ) -> LockedBuild:
     """Return all inputs of the build of a source, on this machine, for a target in a base image.
 
@@ -89,7 +89,7 @@ def _needed(tree: Path, target: BuildTarget) -> BuildTarget:
     return dataclasses.replace(target, torch=None, cuda=None, gpus=())
 
 
-def _sandbox_of(toolchain: Toolchain, machine: Architecture, target: BuildTarget, base: LockedBase) -> SandboxTarget:
+def _sandbox_of(toolchain: Toolchain, machine: Architecture, target: BuildTarget, base: BuildBase) -> SandboxTarget:
     return SandboxTarget(
         machine=machine,
         architecture=target.architecture,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from builder.audit.rule_tables import version_numbers
 from builder.errors import AuditError, BuildError, NetworkError, RegistryError
 from builder.foundry.apt_packages import Apt, check_apt
-from builder.foundry.base_packages import Sysroot, base_sysroot, majors_of
+from builder.foundry.base_packages import Sysroot, base_sysroot, locked_sysroot, majors_of
 from builder.foundry.sandbox_root import triplet
 from builder.host.files import disk_errors, work_folder
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.builds import LockedBuild, ToolFile
-    from builder.model.locks import LockedBase
+    from builder.model.locks import BuildBase
     from builder.model.recipes import Architecture
 
 # Programs that builds call, and libraries that CPythons are linked to.
@@ -39,14 +39,14 @@ class SandboxTarget:
     """What decides the packages.
 
     `machine` builds for `architecture`, `newest_gcc` is the newest compiler that nvcc accepts, and `glibc` is the
-    version of the base (`2.35`).
+    version that the base has (`2.35`).
     """
 
     machine: Architecture
     architecture: Architecture
     newest_gcc: int
     glibc: str
-    base: LockedBase
+    base: BuildBase
 
     @property
     def suffix(self) -> str:
@@ -82,11 +82,14 @@ def sandbox_packages(target: SandboxTarget, session: Session) -> SandboxPackages
             return SandboxPackages(tools=usual)
         offered = tuple(_offered(apt, target.suffix, target.newest_gcc))
         try:
-            sysroot = base_sysroot(target.base, target.architecture, offered, session)
+            sysroot = base_sysroot(target.base.image, target.architecture, offered, session)
         except (AuditError, BuildError, NetworkError, RegistryError) as error:
             if error.log:
                 session.console.say(error.log.rstrip())
-            return SandboxPackages(tools=usual, without_sysroot=error.message)
+            if not target.base.sysroot:
+                return SandboxPackages(tools=usual, without_sysroot=error.message)
+            session.console.warn(f"the C library of {target.base.image.name} stays as locked: {error.message}")
+            sysroot = locked_sysroot(target.base.sysroot, offered)
         chosen = apt.resolve([f"g++-{sysroot.compiler}{target.suffix}", *_ALWAYS], "system")
         return SandboxPackages(tools=(*_kept(chosen, sysroot, target), *sysroot.tools))
 

@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 from builder.errors import IntegrityError
 from builder.model.builds import BuildSpec, BuildTarget
-from builder.model.locks import LockedRule
+from builder.model.locks import BuildBase, LockedRule
 from builder.model.recipes import PackageBuild
 from builder.pipeline.build_lock import build_locker
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.builds import LockedBuild, SolvedSource
+    from builder.model.builds import LockedBuild, SolvedSource, ToolFile
     from builder.model.locks import Job, Lock, LockedBase
     from builder.model.platforms import Platform
     from builder.model.wheels import LockedWheel
@@ -39,7 +39,8 @@ def lock_builds(
     for source in sorted(solution.sources, key=lambda source: source.name):
         _check_unchanged(source, job, before, upgrade)
         listed = job.spec.builds.named(source.name) if job.spec.builds else None
-        builds.append(locked_build(source, listed, job, base, solution.wheels, session))
+        kept = BuildBase(image=base, sysroot=_sysroot(source.name, base, before))
+        builds.append(locked_build(source, listed, job, kept, solution.wheels, session))
     return tuple(builds)
 
 
@@ -47,7 +48,7 @@ def locked_build(
     solved: SolvedSource,
     build: PackageBuild | None,
     job: Job,
-    base: LockedBase,
+    base: BuildBase,
     wheels: Sequence[LockedWheel],
     session: Session,
 ) -> LockedBuild:
@@ -66,6 +67,12 @@ def locked_build(
         folder=job.recipe.path.parent,
     )
     return build_locker()(spec, source, target_of(job.platform, solved.requires, wheels), base, session)
+
+
+def _sysroot(name: str, base: LockedBase, before: Lock | None) -> tuple[ToolFile, ...]:
+    """Return the packages of the base's C library that a build was locked with."""
+    builds = (before.builds or ()) if before and before.base.name == base.name else ()
+    return tuple(tool for build in builds if build.name == name for tool in build.tools if tool.role == "sysroot")
 
 
 def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:

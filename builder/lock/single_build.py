@@ -12,6 +12,7 @@ from builder.errors import NoWheelsError
 from builder.lock.build_sources import solved_source, source_project
 from builder.lock.graph import unmet_requirements
 from builder.lock.locked_builds import locked_build
+from builder.model.locks import BuildBase
 from builder.model.recipes import PackageBuild
 from builder.remote.index.index_client import client_of
 
@@ -53,5 +54,5 @@ def single_build(requirement: Requirement, job: Job, lock: Lock, session: Sessio
         message = f"the index {project.index.name} has no source of {name} {version}"
         raise NoWheelsError(message, where=str(requirement), hint=hint)
     unmet = tuple(unmet_requirements(solved.requires, lock))
-    locked = locked_build(solved, build, job, lock.base, lock.wheels, session)
+    locked = locked_build(solved, build, job, BuildBase(image=lock.base), lock.wheels, session)
     return SingleBuild(build=locked, in_recipe=False, unmet=unmet)

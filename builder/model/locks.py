@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from builder.model.builds import BuiltWheels, LockedBuild
+from builder.model.builds import BuiltWheels, LockedBuild, ToolFile
 from builder.model.model_files import LockedModel
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Recipe, Spec
@@ -27,6 +27,14 @@ class LockedBase:
     used: str
     digest: str
     stand_in: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildBase:
+    """The base image of a build, and the packages of its C library in the lock before."""
+
+    image: LockedBase
+    sysroot: tuple[ToolFile, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget, LockedBuild
-    from builder.model.locks import LockedBase
+    from builder.model.locks import BuildBase
 
 _MODULE = "builder.foundry.prepare_build"
 
@@ -17,7 +17,7 @@ class LockBuild(Protocol):
     """Returns all inputs of the build of a source, on this machine, for a target in a base image."""
 
     def __call__(
-        self, spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
+        self, spec: BuildSpec, source: BuildSource, target: BuildTarget, base: BuildBase, session: Session
     ) -> LockedBuild:
         """Return the inputs.
 

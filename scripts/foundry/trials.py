@@ -21,7 +21,7 @@ from builder.lock.build_sources import source_of
 from builder.lock.inspect_index import default_address
 from builder.lock.solve import SolveRequest, solve
 from builder.model.builds import BuildOptions, BuildSpec, BuildTarget
-from builder.model.locks import Lock
+from builder.model.locks import BuildBase, Lock
 from builder.model.recipes import Spec
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import Address, Index
@@ -101,7 +101,8 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: boo
     target = BuildTarget(architecture=platform.architecture, python=platform.python, glibc=platform.glibc)
     step = partial(_step, trial)
     spec = BuildSpec(name=package.name, version=package.version, requires=package.build_requires)
-    build = step("lock", lambda: lock_build(spec, _source(package, session), target, cell.base, session))
+    base = BuildBase(image=cell.base)
+    build = step("lock", lambda: lock_build(spec, _source(package, session), target, base, session))
     raw = step("build", lambda: build_wheel(build, session, BuildOptions(jobs=1)))
     cost = build_folder(build, session).cost()
     trial.seconds, trial.units = cost.seconds, cost.units

@@ -21,6 +21,7 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.host.source_hash import source_hash
 from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget
+from builder.model.locks import BuildBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = BuildTarget(architecture="arm64", python=python, glibc="2.36")
         try:
-            builds.append(lock_build(spec, found, target, make_lock().base, session))
+            builds.append(lock_build(spec, found, target, BuildBase(image=make_lock().base), session))
         except NetworkError as error:
             pytest.skip(f"no network: {error.message}")
         return builds[-1], session

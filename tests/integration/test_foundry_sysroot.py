@@ -22,6 +22,7 @@ from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.host.source_hash import source_hash
 from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget
+from builder.model.locks import BuildBase
 from builder.remote.registry.base_lookup import resolve_digest
 from builder.remote.registry.registry_failures import ImageMissingError
 
@@ -84,7 +85,7 @@ def _lock(base: LockedBase, architecture: Architecture, session: Session) -> Loc
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     target = BuildTarget(architecture=architecture, python=python, glibc="2.36")
     try:
-        return lock_build(BuildSpec(name="demo", version="1.0"), found, target, base, session)
+        return lock_build(BuildSpec(name="demo", version="1.0"), found, target, BuildBase(image=base), session)
     except NetworkError as error:
         pytest.skip(f"no network: {error.message}")
 

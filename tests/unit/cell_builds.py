@@ -13,14 +13,14 @@ from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
 if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
-    from builder.model.locks import LockedBase
+    from builder.model.locks import BuildBase
     from builder.model.wheels import LockedWheel
 
 SOURCE = BuildSource(kind="sdist", location="https://index.example/ext-1.0.tar.gz", sha256="e" * 64, size=1000)
 
 
 def lock_on_paper(
-    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: LockedBase, session: Session
+    spec: BuildSpec, source: BuildSource, target: BuildTarget, base: BuildBase, session: Session
 ) -> LockedBuild:
     """Return a build without compilers, which the foundry finds in the machine's package sources."""
     del base, session

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from build_factory import make_build, make_tool
 from cell_builds import lock_on_paper
-from factories import DIGEST, make_job, make_locked_wheel, make_spec, make_wheel
+from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_spec, make_wheel
 from sources import make_sdist
 from tiny_index import TinyIndex, tiny_index
 
@@ -305,3 +306,11 @@ def test_wheels_that_were_built_leave_the_checksum(session: Session, public: Tin
     assert whole.versions["ext"] == "1.1+jbuild.1"
     assert (whole.built_wheels, whole.as_written) == ((wheel,), made)
     assert lockfile.content(whole) == lockfile.content(made)
+
+
+def test_the_bases_c_library_of_the_lock_before_is_at_hand_for_the_same_base() -> None:
+    library = make_tool("libc6-dev_2.36_arm64.deb", "sysroot")
+    before = make_lock(builds=(make_build(tools=(make_tool(), library)),))
+    assert locked_builds._sysroot("demo", before.base, before) == (library,)
+    assert locked_builds._sysroot("demo", replace(before.base, name="ubuntu:24.04"), before) == ()
+    assert locked_builds._sysroot("demo", before.base, None) == ()

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from apt_repository import source_line, updated_apt
+from build_factory import make_tool
 from factories import make_lock
 
 from builder.errors import BuildError, NetworkError
 from builder.foundry import base_packages, sandbox_packages
 from builder.foundry.base_packages import _pair, base_sysroot
 from builder.foundry.sandbox_packages import SandboxTarget
+from builder.foundry.sandbox_root import compiler_of
 from builder.model.audits import BaseFacts
+from builder.model.locks import BuildBase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +54,8 @@ def _image(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
 
 
 def _target(**changes: Any) -> SandboxTarget:
-    facts = {"machine": "amd64", "architecture": "arm64", "newest_gcc": 99, "glibc": "2.36", "base": BASE}
+    base = BuildBase(image=BASE)
+    facts = {"machine": "amd64", "architecture": "arm64", "newest_gcc": 99, "glibc": "2.36", "base": base}
     return SandboxTarget(**(facts | changes))
 
 
@@ -118,6 +122,19 @@ def test_a_registry_that_does_not_answer_is_a_reason_too(session: Session, monke
 
     monkeypatch.setattr(base_packages, "read_base", refuse)
     assert sandbox_packages.sandbox_packages(_target(), session).without_sysroot == "the base image cannot be read"
+
+
+@pytest.mark.usefixtures("machine")
+def test_packages_of_the_lock_before_stay_while_the_sources_do_not_answer(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _image(monkeypatch)
+    names = ("libstdc++-12-dev_12.1.0_arm64.deb", "libc6-dev_2.36_arm64.deb")
+    locked = tuple(make_tool(name, "sysroot") for name in names)
+    packages = sandbox_packages.sandbox_packages(_target(base=BuildBase(image=BASE, sysroot=locked)), session)
+    assert packages.tools[-2:] == locked
+    assert compiler_of(packages.tools) == ("12", "12.4.0")
+    assert packages.without_sysroot is None
 
 
 def test_other_sources_of_the_image_need_not_answer(
