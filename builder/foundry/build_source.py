@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tarfile
 import zipfile
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.builds import BuildSpec
+    from builder.model.builds import BuildSpec, InputSpec
     from builder.remote.index.listing import IndexFile, ProjectPage
 
 _DEFAULT = "default"
@@ -46,13 +47,38 @@ def lock_source(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:
         )
     location = spec.location or ""
     if spec.kind == "folder":
-        folder = session.workspace.project / location
-        if not folder.is_dir():
-            raise LockError(f"the source of {spec.name} is not a folder", where=str(folder), hint="correct the recipe")
-        return BuildSource(kind="folder", location=location, sha256=source_hash(folder)), spec.version
-    tree = checkout(location, spec.commit or "", session)
-    source = BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=spec.commit)
-    return source, spec.version
+        return _lock_folder(location, spec.name, session), spec.version
+    return _lock_commit(location, spec.commit or "", session), spec.version
+
+
+def lock_input_source(spec: InputSpec, session: Session) -> BuildSource:
+    """Return the source of an input with its hash.
+
+    Raises:
+        LockError: the source does not exist.
+        IntegrityError: an archive has another sha256.
+        NetworkError: its server does not answer.
+    """
+    if spec.kind == "folder":
+        return _lock_folder(spec.location, spec.variable, session)
+    if spec.kind == "git":
+        return _lock_commit(spec.location, spec.commit or "", session)
+    source = BuildSource(kind="archive", location=spec.location, sha256=spec.sha256 or "")
+    # Its size, and whether the recipe's sha256 is that of the file.
+    (path,) = fetch_inputs([archive_input(source)], session)
+    return dataclasses.replace(source, size=path.stat().st_size)
+
+
+def _lock_folder(location: str, owner: str, session: Session) -> BuildSource:
+    folder = session.workspace.project / location
+    if not folder.is_dir():
+        raise LockError(f"the source of {owner} is not a folder", where=str(folder), hint="correct the recipe")
+    return BuildSource(kind="folder", location=location, sha256=source_hash(folder))
+
+
+def _lock_commit(location: str, commit: str, session: Session) -> BuildSource:
+    tree = checkout(location, commit, session)
+    return BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=commit)
 
 
 def unpack_source(source: BuildSource, folder: Path, project: Path, session: Session) -> None:
@@ -62,7 +88,7 @@ def unpack_source(source: BuildSource, folder: Path, project: Path, session: Ses
         IntegrityError: it is not the locked one.
         NetworkError, DiskError: it cannot be fetched or stored.
     """
-    if source.kind == "sdist":
+    if source.kind in ("sdist", "archive"):
         (archive,) = fetch_inputs([archive_input(source)], session)
         _unpack_archive(archive, folder)
         return

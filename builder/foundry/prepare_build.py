@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
 from builder.foundry.apt_packages import Apt, package_of_suite
+from builder.foundry.build_inputs import lock_build_inputs
 from builder.foundry.build_python import build_python
 from builder.foundry.build_requirements import building_machine, lock_requirements
 from builder.foundry.build_source import index_file, lock_source, unpack_source
@@ -44,7 +45,8 @@ def lock_build(
     machine = building_machine()
     python = build_python(target.python, session)
     source, version = (resolved, spec.version) if resolved and spec.version else lock_source(spec, session)
-    patches = lock_patches(spec, session.workspace)
+    patches = lock_patches(spec.patches, spec.folder, session.workspace)
+    inputs = lock_build_inputs(spec, session)
     with work_folder("jbuild-source") as folder, disk_errors(folder):
         tree = folder / "source"
         tree.mkdir()
@@ -53,23 +55,22 @@ def lock_build(
             apply_patch(patch, tree, session.workspace)
         target = _needed(tree, target)
         toolchain = toolchain_of(target)
-        torch = target.torch is not None
-        requirements = lock_requirements(spec, tree, target.python, session, torch=torch)
-    tools = _tools(toolchain, machine, target, session)
-    return LockedBuild(
-        name=spec.name,
-        version=version,
-        source=source,
-        target=target,
-        machine=machine,
-        toolchain=toolchain.id,
-        compiler=compiler_of(tools)[1],
-        interpreter=python.version,
-        tools=tools,
-        requirements=requirements,
-        patches=patches,
-        environment=spec.environment,
-    )
+        tools = _tools(toolchain, machine, target, session)
+        return LockedBuild(
+            name=spec.name,
+            version=version,
+            source=source,
+            target=target,
+            machine=machine,
+            toolchain=toolchain.id,
+            compiler=compiler_of(tools)[1],
+            interpreter=python.version,
+            tools=tools,
+            requirements=lock_requirements(spec, tree, target, session),
+            patches=patches,
+            environment=spec.environment,
+            inputs=inputs,
+        )
 
 
 def _needed(tree: Path, target: BuildTarget) -> BuildTarget:

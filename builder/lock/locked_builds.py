@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import IntegrityError
-from builder.model.builds import BuildSpec, BuildTarget
+from builder.model.builds import BuildSpec, BuildTarget, InputSpec
 from builder.model.locks import LockedRule
 from builder.model.recipes import PackageBuild
 from builder.pipeline.build_lock import build_locker
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.builds import LockedBuild, SolvedSource
+    from builder.model.builds import LockedBuild, SolvedSource, SourceKind
     from builder.model.locks import Job, Lock
     from builder.model.platforms import Platform
+    from builder.model.recipes import PackageInput
     from builder.model.wheels import LockedWheel
 
 _TORCH = "torch"
@@ -61,9 +62,23 @@ def locked_build(
         patches=build.patches,
         requires=build.build_requires,
         environment=build.environment,
+        inputs=tuple(map(_input, build.inputs or ())),
         folder=job.recipe.path.parent,
     )
     return build_locker()(spec, target_of(job.platform, solved.requires, wheels), session, source)
+
+
+def _input(entry: PackageInput) -> InputSpec:
+    source = entry.source
+    kind: SourceKind = "folder" if source.folder else "git" if source.git else "archive"
+    return InputSpec(
+        variable=entry.variable,
+        kind=kind,
+        location=source.folder or source.git or source.archive or "",
+        commit=source.commit,
+        sha256=source.sha256,
+        patches=entry.patches,
+    )
 
 
 def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:

@@ -124,7 +124,7 @@ def test_a_commit_that_does_not_exist_is_one_error(session: Session, folder: Pat
 def test_a_patch_is_applied_from_the_cache_even_if_the_file_is_gone(session: Session, folder: Path) -> None:
     file = session.workspace.project / "fix.patch"
     file.write_text(PATCH)
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     file.unlink()
     apply_patch(patch, folder, session.workspace)
     assert (folder / "setup.py").read_text() == "new = 2\n"
@@ -132,7 +132,7 @@ def test_a_patch_is_applied_from_the_cache_even_if_the_file_is_gone(session: Ses
 
 def test_a_patch_that_does_not_fit_is_one_error_and_changes_nothing(session: Session, folder: Path) -> None:
     (session.workspace.project / "fix.patch").write_text(PATCH.replace("old", "other"))
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     with pytest.raises(BuildError, match="the patch does not fit the source") as caught:
         apply_patch(patch, folder, session.workspace)
     assert caught.value.where == "fix.patch"
@@ -142,7 +142,7 @@ def test_a_patch_that_does_not_fit_is_one_error_and_changes_nothing(session: Ses
 def test_a_changed_patch_without_a_copy_is_refused(session: Session, folder: Path) -> None:
     file = session.workspace.project / "fix.patch"
     file.write_text(PATCH)
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     (session.workspace.foundry / "patches" / f"{patch.sha256}.patch").unlink()
     file.write_text(PATCH + "\n")
     with pytest.raises(IntegrityError, match="the patch has changed since it was locked"):

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.session import Session
-    from builder.model.builds import LockedBuild, ToolFile
+    from builder.model.builds import BuildSource, LockedBuild, ToolFile
     from builder.model.locks import Job, Lock
 
 _WHEEL = ".whl"
+_ARCHIVES = ("sdist", "archive")
 
 
 def fetch_builds(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ...]:
@@ -36,25 +37,26 @@ def _of_build(build: LockedBuild, job: Job, session: Session) -> Iterator[Stored
     tools = tuple(as_wheel(tool) for tool in build.tools if tool.filename.endswith(_WHEEL))
     yield from fetch_wheels((*build.requirements, *tools), job.name, session)
     yield from (_package(tool, job, session) for tool in build.tools if not tool.filename.endswith(_WHEEL))
-    if build.source.kind == "sdist":
-        yield _archive(build, job, session)
+    yield from (_archive(source, build, job, session) for source in build.sources if source.kind in _ARCHIVES)
     built = stored_wheel(build, session)
     if built:
         origin = VaultOrigin(index=BUILT_INDEX, url=built.wheel.url, lock=job.name)
         yield stored_wheel_file(built.wheel, origin, session)
 
 
-def _archive(build: LockedBuild, job: Job, session: Session) -> StoredFile:
-    source, wanted = build.source, archive_input(build.source)
+def _archive(source: BuildSource, build: LockedBuild, job: Job, session: Session) -> StoredFile:
+    """Return a source archive: that of a package of an index, or an input."""
+    wanted, of_index = archive_input(source), source.kind == "sdist"
     (path,) = fetch_inputs([wanted], session)
-    origin = VaultOrigin(index=source.index or DEFAULT, url=source.location, lock=job.name)
+    index = (source.index or DEFAULT) if of_index else None
+    origin = VaultOrigin(index=index, url=source.location, lock=job.name)
     file = VaultFile(
         filename=wanted.filename,
         sha256=source.sha256,
         size=path.stat().st_size,
-        kind="sdist",
+        kind="sdist" if of_index else "file",
         origins=(origin,),
-        project=build.name,
+        project=build.name if of_index else None,
     )
     return StoredFile(file=file, source=path)
 
