@@ -10,7 +10,9 @@ from builder.foundry.apt_packages import Apt, package_of_suite
 from builder.foundry.build_inputs import lock_build_inputs
 from builder.foundry.build_python import build_python
 from builder.foundry.build_requirements import building_machine, lock_requirements
+from builder.foundry.build_sandbox import BuildFolder
 from builder.foundry.build_source import index_file, lock_source, unpack_source
+from builder.foundry.late_requirements import late_requirements, may_ask_later
 from builder.foundry.sandbox_root import compiler_of, system_packages
 from builder.foundry.source_patches import apply_patch, lock_patches
 from builder.foundry.toolchains import toolchain_of
@@ -21,6 +23,7 @@ from builder.model.builds import LockedBuild, ToolFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.foundry.build_python import BuildPython
     from builder.foundry.toolchains import Toolchain, ToolWheel
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget
@@ -56,7 +59,7 @@ def lock_build(
         target = _needed(tree, target)
         toolchain = toolchain_of(target)
         tools = _tools(toolchain, machine, target, session)
-        return LockedBuild(
+        build = LockedBuild(
             name=spec.name,
             version=version,
             source=source,
@@ -71,6 +74,18 @@ def lock_build(
             environment=spec.environment,
             inputs=inputs,
         )
+        return _with_late_requirements(build, spec, BuildFolder(path=folder), python, session)
+
+
+def _with_late_requirements(
+    build: LockedBuild, spec: BuildSpec, folder: BuildFolder, python: BuildPython, session: Session
+) -> LockedBuild:
+    """Return a build with what its backend asks for besides what the project states."""
+    late = late_requirements(build, folder, python, session) if may_ask_later(folder.source) else ()
+    if not late:
+        return build
+    more = dataclasses.replace(spec, requires=(*spec.requires, *late))
+    return dataclasses.replace(build, requirements=lock_requirements(more, folder.source, build.target, session))
 
 
 def _needed(tree: Path, target: BuildTarget) -> BuildTarget:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +18,7 @@ from builder.host.console import Console
 from builder.host.files import sha256_of
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.model.builds import BuildOptions, BuildSpec, BuildTarget
+from builder.model.builds import BuildOptions, BuildSpec, BuildTarget, InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,13 +54,13 @@ def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]
     session = Session(workspace=workspace, config=Config(), console=Console(quiet=True))
     builds: list[LockedBuild] = []
 
-    def call(extra: str = "", native: str = NATIVE) -> tuple[LockedBuild, Session]:
+    def call(extra: str = "", native: str = NATIVE, **more: Any) -> tuple[LockedBuild, Session]:
         source = tmp_path / "demo"
         (source / "demo").mkdir(parents=True, exist_ok=True)
         (source / "demo/__init__.py").write_text("from demo import _native\n")
         (source / "setup.py").write_text(SETUP.format(extra=extra))
         (source / "native.cpp").write_text(native)
-        spec = BuildSpec(name="demo", version="1.0", kind="folder", location="demo", folder=tmp_path)
+        spec = BuildSpec(name="demo", version="1.0", kind="folder", location="demo", folder=tmp_path, **more)
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = BuildTarget(architecture="arm64", python=python, glibc="2.36")
         try:
@@ -113,3 +113,33 @@ def test_an_error_is_the_compilers_own(lock: Callable[..., tuple[LockedBuild, Se
     with pytest.raises(BuildError, match=r"native\.cpp does not compile") as caught:
         build_wheel(build, session, BuildOptions(jobs=1))
     assert "'undeclared' was not declared in this scope" in (caught.value.log or "")
+
+
+def test_what_only_the_backend_asks_for_is_locked(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:
+    plain, _ = lock()
+    late = "import functools; setup = functools.partial(setup, setup_requires=['typing-extensions>=4'])"
+    build, session = lock(late)
+    more = {wheel.name for wheel in build.requirements} - {wheel.name for wheel in plain.requirements}
+    assert more == {"typing-extensions"}
+    assert build_wheel(build, session, BuildOptions()).suffix == ".whl"
+
+
+def test_a_backend_that_cannot_be_asked_ends_the_lock(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:
+    with pytest.raises(BuildError, match="the build imports absent_module"):
+        lock("import absent_module  # for setup_requires")
+
+
+def test_an_input_is_in_the_folder_that_its_variable_names(
+    lock: Callable[..., tuple[LockedBuild, Session]], tmp_path: Path
+) -> None:
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor/answer.h").write_text("const int answer = 41;\n")
+    (tmp_path / "answer.patch").write_text(
+        "--- a/answer.h\n+++ b/answer.h\n@@ -1 +1 @@\n-const int answer = 41;\n+const int answer = 42;\n"
+    )
+    vendor = InputSpec(variable="ANSWER_DIR", kind="folder", location="vendor", patches=("answer.patch",))
+    native = '#include "answer.h"\nstatic_assert(answer == 42);\n' + NATIVE
+    extra = "import os; os.environ['CPPFLAGS'] = '-I' + os.environ['ANSWER_DIR']"
+    build, session = lock(extra, native, inputs=(vendor,))
+    assert build_wheel(build, session, BuildOptions()).suffix == ".whl"
+    assert not (build_folder(build, session).path / "inputs").exists()
