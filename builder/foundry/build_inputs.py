@@ -50,7 +50,7 @@ def unpack_inputs(build: LockedBuild, folder: Path, session: Session) -> None:
         if target.is_dir():
             continue
         with atomic_folder(target) as content:
-            unpack_source(entry.source, content, session.workspace.project, session)
+            unpack_source(entry.source, content, session)
             for patch in entry.patches:
                 apply_patch(patch, content, session.workspace)
 

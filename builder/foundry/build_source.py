@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from builder.errors import BuildError, IntegrityError, LockError
 from builder.foundry.fetched_files import archive_input, fetch_inputs
+from builder.foundry.source_trees import source_tree, vaulted_tree
 from builder.host.files import disk_errors, temp_folder
 from builder.host.source_hash import copy_source, source_hash
 from builder.lock.git_commit import checkout
@@ -81,7 +82,7 @@ def _lock_commit(location: str, commit: str, session: Session) -> BuildSource:
     return BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=commit)
 
 
-def unpack_source(source: BuildSource, folder: Path, project: Path, session: Session) -> None:
+def unpack_source(source: BuildSource, folder: Path, session: Session) -> None:
     """Write a locked source into an empty folder.
 
     Raises:
@@ -91,22 +92,28 @@ def unpack_source(source: BuildSource, folder: Path, project: Path, session: Ses
     if source.kind in ("sdist", "archive"):
         (archive,) = fetch_inputs([archive_input(source)], session)
         _unpack_archive(archive, folder)
-        return
-    origin = (
-        project / source.location
-        if source.kind == "folder"
-        else checkout(source.location, source.commit or "", session)
-    )
-    if not origin.is_dir():
-        raise LockError("the source is not a folder", where=str(origin), hint="put it back, or run `jbuild lock` again")
-    if source_hash(origin) != source.sha256:
+    elif packed := vaulted_tree(source, session):
+        _unpack_tree(packed, source, folder)
+    else:
+        tree = source_tree(source, session)
+        with disk_errors(folder):
+            copy_source(tree, folder)
+
+
+def _unpack_tree(packed: Path, source: BuildSource, folder: Path) -> None:
+    """Unpack the archive of a commit or folder, whose name has the hash of its content."""
+    try:
+        with disk_errors(folder), tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+        same = source_hash(folder) == source.sha256
+    except (tarfile.TarError, EOFError):
+        same = False
+    if not same:
         raise IntegrityError(
-            "the source has changed since it was locked",
-            where=str(origin),
-            hint="run `jbuild lock` again to take its present content",
+            "the archive of the source has another content than was locked",
+            where=str(packed),
+            hint="remove the file; if it comes from a vault, write that again where the source is",
         )
-    with disk_errors(folder):
-        copy_source(origin, folder)
 
 
 def _lock_archive(spec: BuildSpec, session: Session) -> tuple[BuildSource, str]:

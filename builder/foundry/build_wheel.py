@@ -56,7 +56,7 @@ def _prepare(build: LockedBuild, folder: BuildFolder, session: Session) -> Build
     python = _python(build, session)
     if not folder.source.is_dir():
         with atomic_folder(folder.source) as source:
-            unpack_source(build.source, source, session.workspace.project, session)
+            unpack_source(build.source, source, session)
             for patch in build.patches:
                 apply_patch(patch, source, session.workspace)
     unpack_inputs(build, folder.path, session)

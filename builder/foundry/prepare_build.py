@@ -53,7 +53,7 @@ def lock_build(
     with work_folder("jbuild-source") as folder, disk_errors(folder):
         tree = folder / "source"
         tree.mkdir()
-        unpack_source(source, tree, session.workspace.project, session)
+        unpack_source(source, tree, session)
         for patch in patches:
             apply_patch(patch, tree, session.workspace)
         target = _needed(tree, target)

@@ -64,7 +64,7 @@ def test_a_changed_folder_is_refused(session: Session, folder: Path, tmp_path: P
     source, _ = lock_source(_spec(session), session)
     (folder / "setup.py").write_text("old = 2\n")
     with pytest.raises(IntegrityError, match="the source has changed since it was locked") as caught:
-        unpack_source(source, tmp_path, session.workspace.project, session)
+        unpack_source(source, tmp_path, session)
     assert "jbuild lock" in (caught.value.hint or "")
 
 
@@ -78,7 +78,7 @@ def test_a_folder_needs_a_version_and_must_exist(session: Session) -> None:
 def test_an_archive_is_unpacked_without_its_top_folder(session: Session, tmp_path: Path) -> None:
     source = _cached_archive(session, {"demo-1.0/setup.py": b"old = 1\n"})
     (tmp_path / "out").mkdir()
-    unpack_source(source, tmp_path / "out", session.workspace.project, session)
+    unpack_source(source, tmp_path / "out", session)
     assert (tmp_path / "out/setup.py").read_text() == "old = 1\n"
 
 
@@ -86,7 +86,7 @@ def test_an_archive_that_leaves_its_folder_is_refused(session: Session, tmp_path
     source = _cached_archive(session, {"../../evil.py": b"x"})
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="the source archive is damaged"):
-        unpack_source(source, tmp_path / "out", session.workspace.project, session)
+        unpack_source(source, tmp_path / "out", session)
 
 
 def _cached_archive(session: Session, members: dict[str, bytes]) -> BuildSource:
@@ -109,7 +109,7 @@ def test_a_commit_is_fetched_from_a_repository(session: Session, folder: Path, t
     spec = _spec(session, kind="git", location=folder.as_uri(), commit=commit)
     source, version = lock_source(spec, session)
     (tmp_path / "out").mkdir()
-    unpack_source(source, tmp_path / "out", session.workspace.project, session)
+    unpack_source(source, tmp_path / "out", session)
     assert (version, source.commit) == ("1.0", commit)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["setup.py"]
 

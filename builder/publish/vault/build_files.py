@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from builder.foundry.fetched_files import RemoteInput, archive_input, fetch_inputs
 from builder.foundry.obtain_wheel import stored_wheel
+from builder.foundry.source_trees import packed_tree
 from builder.foundry.wheel_members import as_wheel
+from builder.host.files import sha256_of
 from builder.host.index_rows import DEFAULT
 from builder.model.vaults import BUILT_INDEX, VaultFile, VaultOrigin
 from builder.publish.vault.wheel_files import StoredFile, fetch_wheels, stored_wheel_file
@@ -25,8 +27,6 @@ _ARCHIVES = ("sdist", "archive")
 def fetch_builds(job: Job, lock: Lock, session: Session) -> tuple[StoredFile, ...]:
     """Return the inputs of the builds in a lock, after fetching those that the cache lacks, and the built wheels.
 
-    Git repositories and folders are left out; a wheel that was built from one is among the files.
-
     Raises:
         NetworkError, IntegrityError, DiskError: a file cannot be fetched.
     """
@@ -37,7 +37,8 @@ def _of_build(build: LockedBuild, job: Job, session: Session) -> Iterator[Stored
     tools = tuple(as_wheel(tool) for tool in build.tools if tool.filename.endswith(_WHEEL))
     yield from fetch_wheels((*build.requirements, *tools), job.name, session)
     yield from (_package(tool, job, session) for tool in build.tools if not tool.filename.endswith(_WHEEL))
-    yield from (_archive(source, build, job, session) for source in build.sources if source.kind in _ARCHIVES)
+    for source in build.sources:
+        yield _archive(source, build, job, session) if source.kind in _ARCHIVES else _tree(source, job, session)
     built = stored_wheel(build, session)
     if built:
         origin = VaultOrigin(index=BUILT_INDEX, url=built.wheel.url, lock=job.name)
@@ -57,6 +58,16 @@ def _archive(source: BuildSource, build: LockedBuild, job: Job, session: Session
         kind="sdist" if of_index else "file",
         origins=(origin,),
         project=build.name if of_index else None,
+    )
+    return StoredFile(file=file, source=path)
+
+
+def _tree(source: BuildSource, job: Job, session: Session) -> StoredFile:
+    """Return the content of a commit or folder as one file."""
+    path = packed_tree(source, session)
+    origin = VaultOrigin(index=None, url=source.location, lock=job.name)
+    file = VaultFile(
+        filename=path.name, sha256=sha256_of(path), size=path.stat().st_size, kind="file", origins=(origin,)
     )
     return StoredFile(file=file, source=path)
 
