@@ -71,9 +71,13 @@ def lock_input_source(spec: InputSpec, session: Session) -> BuildSource:
 
 
 def _lock_folder(location: str, owner: str, session: Session) -> BuildSource:
-    folder = session.workspace.project / location
+    project = session.workspace.project.resolve()
+    folder = (project / location).resolve()
     if not folder.is_dir():
         raise LockError(f"the source of {owner} is not a folder", where=str(folder), hint="correct the recipe")
+    if not folder.is_relative_to(project):
+        hint = "copy the folder into the project"
+        raise LockError(f"the source of {owner} is a link out of the project", where=str(folder), hint=hint)
     return BuildSource(kind="folder", location=location, sha256=source_hash(folder))
 
 

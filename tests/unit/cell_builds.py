@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from built_wheels import make_build, make_target
 from factories import make_locked_wheel
 
+from builder.foundry.build_inputs import lock_build_inputs
 from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ def lock_on_paper(
     spec: BuildSpec, target: BuildTarget, session: Session, resolved: BuildSource | None = None
 ) -> LockedBuild:
     """Return a build without compilers, which the foundry finds in the machine's package sources."""
-    del session
     patches = tuple(
         BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
         for name in spec.patches
     )
-    facts = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
+    facts: dict[str, Any] = {"source": resolved, "patches": patches, "environment": spec.environment, "target": target}
+    facts["inputs"] = lock_build_inputs(spec, session)
     return build_of(spec.name, spec.version or "", **facts)
 
 

@@ -96,6 +96,13 @@ def test_a_folder_must_exist(session: Session) -> None:
         locked(session, replace(FOLDER, location="absent"))
 
 
+def test_a_link_out_of_the_project_is_refused(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (session.workspace.project / "vendor/out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LockError, match="the source of LIB_DIR is a link out of the project"):
+        locked(session, replace(FOLDER, location="vendor/out"))
+
+
 def test_a_commit_is_fetched(session: Session, tmp_path: Path) -> None:
     folder = session.workspace.project / "vendor/lib"
     git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
