@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -122,6 +123,23 @@ def test_what_only_the_backend_asks_for_is_locked(lock: Callable[..., tuple[Lock
     more = {wheel.name for wheel in build.requirements} - {wheel.name for wheel in plain.requirements}
     assert more == {"typing-extensions"}
     assert build_wheel(build, session, BuildOptions()).suffix == ".whl"
+
+
+def test_a_machine_without_sandboxes_locks_what_the_project_states(
+    lock: Callable[..., tuple[LockedBuild, Session]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forbidden = tmp_path / "bin/bwrap"
+    forbidden.parent.mkdir()
+    forbidden.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    forbidden.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{forbidden.parent}:{os.environ['PATH']}")
+    build, _ = lock("import functools; setup = functools.partial(setup, setup_requires=['typing-extensions>=4'])")
+    assert "typing-extensions" not in {wheel.name for wheel in build.requirements}
+    warning = "demo: this machine forbids the user namespaces that a sandbox needs, so its build requirements may be"
+    assert warning in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_backend_that_cannot_be_asked_ends_the_lock(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:
