@@ -54,7 +54,7 @@ def main() -> int:
     session = replace(session, config=config)
     trials: list[Trial] = []
     for package in packages:
-        trials.append(_run(package, cell, session, folder / "wheels", twice=arguments.twice))
+        trials.append(_run(package, _on_jetson(cell, package), session, folder / "wheels", twice=arguments.twice))
         if not arguments.only:
             # After each package, since a busy machine may take hours.
             write_report(_CHECKOUT / "docs" / "foundry-campaign.md", trials, packages, cell)
@@ -76,7 +76,10 @@ def _packages() -> list[Package]:
                 name=row.string("name"),
                 version=row.string("version"),
                 build=row.string("build"),
-                build_requires=row.strings("build-requires"),
+                l4t=row.optional_string("l4t"),
+                torch=row.optional_string("torch"),
+                patches=row.strings("patches"),
+                environment=row.string_map("environment"),
             )
             for row in root.rows("packages")
         ]
@@ -100,6 +103,14 @@ def _cell(arguments: argparse.Namespace, folder: Path) -> tuple[Cell, Config]:
         interpreter = LockedInterpreter(release=row.release, url=row.url(platform.architecture), sha256=sha256)
     base = resolve_digest(arguments.base, config, platform.architecture)
     return Cell(platform=platform, base=base, interpreter=interpreter), config
+
+
+def _on_jetson(cell: Cell, package: Package) -> Cell:
+    """Return the cell of a package: that of a Jetson release, with the Python and the base image of all others."""
+    if package.l4t is None:
+        return cell
+    platform = platform_for([("l4t", package.l4t), ("sm", "8.7")], "arm64")
+    return replace(cell, platform=replace(platform, python=cell.platform.python))
 
 
 def _platform(python: str) -> Platform:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
+from builder.foundry.build_inputs import input_variables
 from builder.foundry.build_python import CFLAGS, HOME, sysconfig_name
 from builder.foundry.sandbox_root import compiler_of, triplet
 from builder.lock.uv_target import MACHINES
@@ -36,6 +37,7 @@ def build_environment(build: LockedBuild, jobs: int) -> dict[str, str]:
         # The empty stand-ins of the target's libraries define nothing that would make the linker name them.
         **({"LDFLAGS": "-Wl,--no-as-needed"} if build.target.cuda or build.target.torch else {}),
         **_version(build),
+        **input_variables(build),
         **dict(build.environment),
     }
 

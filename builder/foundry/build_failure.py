@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
+from builder.host.console import TAIL_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 
     _Explain = Callable[[re.Match[str], int], tuple[str, str]]
 
-_LONGEST_LOG = 30
 _LAST_LINES = 200
+_TRACEBACK = "Traceback "
 # The exit codes of a program that the kernel killed.
 _KILLED_CODES = (-9, 137)
 _FAILED = re.compile(r"FAILED: (?:\[code=[0-9]+\] )?(?P<unit>\S+)")
@@ -90,14 +92,15 @@ def cause_lines(lines: Sequence[str]) -> list[str]:
     output = [line for line in output if not _REPEATED.match(line)]
     errors = [number for number, line in enumerate(output) if _ERROR.match(line)]
     if errors:
-        # Later errors mostly follow from the first ones.
-        return output[max(0, errors[0] - 2) :][:_LONGEST_LOG]
-    return _own_frames(output)[-_LONGEST_LOG:]
+        # Later errors mostly follow from the first ones, as does the backend's traceback.
+        rest = itertools.takewhile(lambda line: not line.startswith(_TRACEBACK), output[errors[0] :])
+        return [*output[max(0, errors[0] - 2) : errors[0]], *rest][:TAIL_LINES]
+    return _own_frames(output)[-TAIL_LINES:]
 
 
 def _own_frames(lines: list[str]) -> list[str]:
     """Return the end of the output; of a traceback, only the frames of the project and the exception."""
-    start = max((number for number, line in enumerate(lines) if line.startswith("Traceback ")), default=None)
+    start = max((number for number, line in enumerate(lines) if line.startswith(_TRACEBACK)), default=None)
     if start is None:
         return lines
     frames, rest = list[str](), lines[start + 1 :]
@@ -145,7 +148,7 @@ def _marked(match: re.Match[str], _jobs: int) -> tuple[str, str]:
 def _network(_match: re.Match[str], _jobs: int) -> tuple[str, str]:
     return (
         "the build asked for the network, which its sandbox does not have",
-        "make the download an input: a Git source with submodules, a folder that a variable names, or `build-requires`",
+        "make the download an input: `inputs` of the package, a Git source with submodules, or `build-requires`",
     )
 
 

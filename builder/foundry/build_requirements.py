@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from builder.foundry.build_python import BuildPython
     from builder.host.session import Session
-    from builder.model.builds import BuildSpec, LockedBuild
+    from builder.model.builds import BuildSpec, BuildTarget, LockedBuild
     from builder.model.recipes import Architecture
     from builder.model.wheels import LockedWheel
 
@@ -80,9 +80,7 @@ def project_table(source: Path) -> dict[str, Any]:
         raise BuildError(f"the source's pyproject.toml is not TOML: {error}", hint="fix it with a patch") from error
 
 
-def lock_requirements(
-    spec: BuildSpec, source: Path, python: str, session: Session, *, torch: bool
-) -> tuple[LockedWheel, ...]:
+def lock_requirements(spec: BuildSpec, source: Path, target: BuildTarget, session: Session) -> tuple[LockedWheel, ...]:
     """Return the wheels of a project's build requirements for this machine.
 
     Raises:
@@ -91,13 +89,13 @@ def lock_requirements(
     """
     system = project_table(source).get("build-system", {})
     stated = [text for text in system.get("requires", _LEGACY) if _name(text) != "torch"]
-    requires = (*stated, *_asked_later(source), *_ALWAYS, *(_WITH_TORCH if torch else ()), *spec.requires)
+    requires = (*stated, *_asked_later(source), *_ALWAYS, *(_WITH_TORCH if target.torch else ()), *spec.requires)
     machine = Platform(
         name="the building machine",
         architecture=building_machine(),
         distribution="",
         release="",
-        python=python,
+        python=target.python,
         glibc=_GLIBC,
         base="",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tarfile
 import zipfile
@@ -12,10 +13,12 @@ from packaging.utils import canonicalize_name
 
 from builder.errors import BuildError, IntegrityError, LockError
 from builder.foundry.fetched_files import archive_input, fetch_inputs
+from builder.foundry.source_trees import source_tree, vaulted_tree
 from builder.host.files import disk_errors, temp_folder
 from builder.host.source_hash import copy_source, source_hash
 from builder.lock.git_commit import checkout
 from builder.lock.inspect_index import default_address
+from builder.model.builds import BuildSource
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import Address, Index, own_indexes
 
@@ -23,38 +26,78 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.builds import BuildSource
+    from builder.model.builds import InputSpec
     from builder.remote.index.listing import IndexFile, ProjectPage
 
 _DEFAULT = "default"
 
 
-def unpack_source(source: BuildSource, folder: Path, project: Path, session: Session) -> None:
+def lock_input_source(spec: InputSpec, session: Session) -> BuildSource:
+    """Return the source of an input with its hash.
+
+    Raises:
+        LockError: the source does not exist.
+        IntegrityError: an archive has another sha256.
+        NetworkError: its server does not answer.
+    """
+    if spec.kind == "folder":
+        return _lock_folder(spec.location, spec.variable, session)
+    if spec.kind == "git":
+        return _lock_commit(spec.location, spec.commit or "", session)
+    source = BuildSource(kind="archive", location=spec.location, sha256=spec.sha256 or "")
+    # Its size, and whether the recipe's sha256 is that of the file.
+    (path,) = fetch_inputs([archive_input(source)], session)
+    return dataclasses.replace(source, size=path.stat().st_size)
+
+
+def _lock_folder(location: str, owner: str, session: Session) -> BuildSource:
+    project = session.workspace.project.resolve()
+    folder = (project / location).resolve()
+    if not folder.is_dir():
+        raise LockError(f"the source of {owner} is not a folder", where=str(folder), hint="correct the recipe")
+    if not folder.is_relative_to(project):
+        hint = "copy the folder into the project"
+        raise LockError(f"the source of {owner} is a link out of the project", where=str(folder), hint=hint)
+    return BuildSource(kind="folder", location=location, sha256=source_hash(folder))
+
+
+def _lock_commit(location: str, commit: str, session: Session) -> BuildSource:
+    tree = checkout(location, commit, session)
+    return BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=commit)
+
+
+def unpack_source(source: BuildSource, folder: Path, session: Session) -> None:
     """Write a locked source into an empty folder.
 
     Raises:
         IntegrityError: it is not the locked one.
         NetworkError, DiskError: it cannot be fetched or stored.
     """
-    if source.kind == "sdist":
+    if source.kind in ("sdist", "archive"):
         (archive,) = fetch_inputs([archive_input(source)], session)
         _unpack_archive(archive, folder)
-        return
-    origin = (
-        project / source.location
-        if source.kind == "folder"
-        else checkout(source.location, source.commit or "", session)
-    )
-    if not origin.is_dir():
-        raise LockError("the source is not a folder", where=str(origin), hint="put it back, or run `jbuild lock` again")
-    if source_hash(origin) != source.sha256:
+    elif packed := vaulted_tree(source, session):
+        _unpack_tree(packed, source, folder)
+    else:
+        tree = source_tree(source, session)
+        with disk_errors(folder):
+            copy_source(tree, folder)
+
+
+def _unpack_tree(packed: Path, source: BuildSource, folder: Path) -> None:
+    """Unpack the archive of a commit or folder, whose name has the hash of its content."""
+    try:
+        with disk_errors(folder), tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+        same = source_hash(folder) == source.sha256
+    except (tarfile.TarError, EOFError):
+        same = False
+    if not same:
         raise IntegrityError(
-            "the source has changed since it was locked",
-            where=str(origin),
-            hint="run `jbuild lock` again to take its present content",
+            "the archive of the source has another content than was locked",
+            where=str(packed),
+            hint="remove the file; if it comes from a vault, write that again where the source is",
         )
-    with disk_errors(folder):
-        copy_source(origin, folder)
 
 
 def _page(name: str, session: Session) -> ProjectPage:

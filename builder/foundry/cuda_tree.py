@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.builds import LockedBuild, ToolFile
 
-# Part of the folder's name: raise it when the same files give another folder.
-_FORMAT = 1
+# Part of the folder's name, by the first number of the CUDA release: raise it when the same files give another folder.
+_FORMATS = {"13": 1, "12": 2}
 # The libraries that programs link to besides the runtime, by the first number of the CUDA release.
 _LIBRARIES = {
     "13": {"cublas": "13", "cublasLt": "13", "cusparse": "12", "cusolver": "12", "curand": "10", "cufft": "12"},
@@ -46,7 +46,9 @@ def cuda_tree(build: LockedBuild, session: Session) -> Path | None:
     tools = [tool for tool in build.tools if tool.role in ("nvcc", "cuda-runtime", "cuda-headers")]
     if not tools:
         return None
-    key = records.fingerprint(_FORMAT, sorted((tool.role, tool.sha256) for tool in tools), build.target.architecture)
+    release = toolchains()[build.toolchain].nvcc or ""
+    form = _FORMATS[release.partition(".")[0]]
+    key = records.fingerprint(form, sorted((tool.role, tool.sha256) for tool in tools), build.target.architecture)
     tree = session.workspace.foundry / "cuda" / key
     if mark_used(tree):
         return tree
@@ -56,7 +58,7 @@ def cuda_tree(build: LockedBuild, session: Session) -> Path | None:
                 _unpack_compiler(tool, folder, session)
             else:
                 unpack_members(tool, session, lambda name, tool=tool: _path(name, tool, folder))  # type: ignore[misc]
-        _complete(folder, toolchains()[build.toolchain].nvcc or "", build, session)
+        _complete(folder, release, build, session)
     return tree
 
 
@@ -108,9 +110,21 @@ def _complete(folder: Path, version: str, build: LockedBuild, session: Session) 
         compiler_library.unlink()
     (libraries / "libcudart.so").unlink(missing_ok=True)
     (libraries / "libcudart.so").symlink_to(f"libcudart.so.{major}")
+    _add_archives(libraries)
     sonames = _LIBRARIES[major] | _COMPILER_LIBRARIES[major]
     stubs = {f"lib{name}.so": f"lib{name}.so.{number}" for name, number in sonames.items()}
     write_stubs(libraries, {**stubs, "libnvToolsExt.so": "libnvToolsExt.so.1"}, build, session)
     write_stubs(
         libraries / "stubs", {"libcuda.so": "libcuda.so.1", "libnvidia-ml.so": "libnvidia-ml.so.1"}, build, session
     )
+
+
+def _add_archives(libraries: Path) -> None:
+    """Add the archives that nvcc names when it links programs, such as those that CMake tests it with.
+
+    NVIDIA's wheels for CUDA 12 lack them. The static runtime refers to the shared one, since it must not be part of a
+    wheel for Tegra; device code that is linked by nvcc finds no runtime of its own.
+    """
+    for name, content in (("libcudart_static.a", "INPUT(libcudart.so)\n"), ("libcudadevrt.a", "!<arch>\n")):
+        if not (libraries / name).exists():
+            (libraries / name).write_text(content, encoding="ascii")

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
 from builder.foundry.apt_packages import Apt, package_of_suite
+from builder.foundry.build_inputs import lock_build_inputs
 from builder.foundry.build_python import build_python
 from builder.foundry.build_requirements import building_machine, lock_requirements
+from builder.foundry.build_sandbox import BuildFolder
 from builder.foundry.build_source import index_file, unpack_source
+from builder.foundry.late_requirements import late_requirements, may_ask_later
 from builder.foundry.sandbox_packages import SandboxTarget, sandbox_packages, warn_without_sysroot
 from builder.foundry.sandbox_root import compiler_of
 from builder.foundry.source_patches import apply_patch, lock_patches
@@ -21,6 +24,7 @@ from builder.model.builds import LockedBuild, ToolFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.foundry.build_python import BuildPython
     from builder.foundry.toolchains import Toolchain, ToolWheel
     from builder.host.session import Session
     from builder.model.builds import BuildSource, BuildSpec, BuildTarget
@@ -45,36 +49,47 @@ def lock_build(
     """
     machine = building_machine()
     python = build_python(target.python, session)
-    patches = lock_patches(spec, session.workspace)
+    patches = lock_patches(spec.patches, spec.folder, session.workspace)
+    inputs = lock_build_inputs(spec, session)
     with work_folder("jbuild-source") as folder, disk_errors(folder):
         tree = folder / "source"
         tree.mkdir()
-        unpack_source(source, tree, session.workspace.project, session)
+        unpack_source(source, tree, session)
         for patch in patches:
             apply_patch(patch, tree, session.workspace)
         target = _needed(tree, target)
         toolchain = toolchain_of(target)
-        torch = target.torch is not None
-        requirements = lock_requirements(spec, tree, target.python, session, torch=torch)
-    packages = sandbox_packages(_sandbox_of(toolchain, machine, target, base), session)
-    tools = (*_tools(toolchain, machine, target, session), *packages.tools)
-    build = LockedBuild(
-        name=spec.name,
-        version=spec.version,
-        source=source,
-        target=target,
-        machine=machine,
-        toolchain=toolchain.id,
-        compiler=compiler_of(tools)[1],
-        interpreter=python.version,
-        tools=tools,
-        requirements=requirements,
-        patches=patches,
-        environment=spec.environment,
-        without_sysroot=packages.without_sysroot,
-    )
-    warn_without_sysroot(build, session)
-    return build
+        packages = sandbox_packages(_sandbox_of(toolchain, machine, target, base), session)
+        tools = (*_tools(toolchain, machine, target, session), *packages.tools)
+        build = LockedBuild(
+            name=spec.name,
+            version=spec.version,
+            source=source,
+            target=target,
+            machine=machine,
+            toolchain=toolchain.id,
+            compiler=compiler_of(tools)[1],
+            interpreter=python.version,
+            tools=tools,
+            requirements=lock_requirements(spec, tree, target, session),
+            patches=patches,
+            environment=spec.environment,
+            inputs=inputs,
+            without_sysroot=packages.without_sysroot,
+        )
+        warn_without_sysroot(build, session)
+        return _with_late_requirements(build, spec, BuildFolder(path=folder), python, session)
+
+
+def _with_late_requirements(
+    build: LockedBuild, spec: BuildSpec, folder: BuildFolder, python: BuildPython, session: Session
+) -> LockedBuild:
+    """Return a build with what its backend asks for besides what the project states."""
+    late = late_requirements(build, folder, python, session) if may_ask_later(folder.source) else ()
+    if not late:
+        return build
+    more = dataclasses.replace(spec, requires=(*spec.requires, *late))
+    return dataclasses.replace(build, requirements=lock_requirements(more, folder.source, build.target, session))
 
 
 def _needed(tree: Path, target: BuildTarget) -> BuildTarget:

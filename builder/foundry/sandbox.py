@@ -36,6 +36,10 @@ class Mount:
     writable: bool = False
 
 
+class SandboxForbiddenError(BuildError):
+    """The machine forbids the namespaces that a sandbox needs."""
+
+
 def run_in_sandbox(
     argv: Sequence[str],
     root: Path,
@@ -46,7 +50,7 @@ def run_in_sandbox(
     """Run a program in `/build`; `root` has the system's files. Its whole output goes to standard error.
 
     Raises:
-        BuildError: the machine forbids the namespaces that a sandbox needs.
+        SandboxForbiddenError: the machine forbids the namespaces that a sandbox needs.
         ProgramFailedError: the program failed.
     """
     try:
@@ -84,8 +88,8 @@ def _options(root: Path, mounts: Sequence[Mount], environment: Mapping[str, str]
     return [*options, "--chdir", "/build", "--"]
 
 
-def _forbidden(error: ProgramFailedError) -> BuildError:
-    return BuildError(
+def _forbidden(error: ProgramFailedError) -> SandboxForbiddenError:
+    return SandboxForbiddenError(
         "this machine forbids the user namespaces that a sandbox needs",
         hint=(
             "allow them: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later), "

@@ -11,24 +11,24 @@ from builder.host.process import run
 from builder.model.builds import BuildPatch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from builder.host.paths import Workspace
-    from builder.model.builds import BuildSpec
 
 
-def lock_patches(spec: BuildSpec, workspace: Workspace) -> tuple[BuildPatch, ...]:
-    """Return a recipe's patches with their hashes; the cache keeps a copy of each.
+def lock_patches(names: Iterable[str], folder: Path, workspace: Workspace) -> tuple[BuildPatch, ...]:
+    """Return a recipe's patches, relative to its folder, with their hashes; the cache keeps a copy of each.
 
     Raises:
         LockError: a patch cannot be read.
     """
     patches: list[BuildPatch] = []
-    for name in spec.patches:
+    for name in names:
         try:
-            content = (spec.folder / name).read_bytes()
+            content = (folder / name).read_bytes()
         except OSError as error:
-            where = str(spec.folder / name)
+            where = str(folder / name)
             raise LockError(
                 f"a patch cannot be read: {error.strerror}", where=where, hint="correct the recipe"
             ) from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from builder.model.builds import LockedBuild, ToolFile
 
 # Part of the folder's name: raise it when the same wheel gives another folder.
-_FORMAT = 1
+_FORMAT = 2
 _STAND_IN = Path(__file__).with_name("inside") / "torch_stand_in.py"
 _MEMBERS = re.compile(
     r"torch/(include|share)/.*"
@@ -43,6 +43,30 @@ _CUDA_HEADERS = {
         '#define NVCC_FLAGS_EXTRA ""\n'
     ),
 }
+# The parts of CMake's files that wheels for the CPU switch off: their switches, and the targets that they lack.
+_CUDA_PARTS = (
+    (
+        "Caffe2/Caffe2Config.cmake",
+        re.compile(
+            r"(?<=^if\()OFF(?=\)\n  # The file public/cuda\.cmake )|(?<=set\(CAFFE2_USE_CUDA )OFF", re.MULTILINE
+        ),
+        """
+foreach(_name c10_cuda torch_cuda)
+  add_library(${_name} SHARED IMPORTED)
+  set_target_properties(${_name} PROPERTIES
+    IMPORTED_LOCATION "${_INSTALL_PREFIX}/lib/lib${_name}.so"
+    INTERFACE_INCLUDE_DIRECTORIES "${_INSTALL_PREFIX}/include"
+    INTERFACE_LINK_LIBRARIES "torch::cudart")
+endforeach()
+set_property(TARGET torch APPEND PROPERTY INTERFACE_LINK_LIBRARIES c10_cuda torch_cuda)
+""",
+    ),
+    (
+        "Torch/TorchConfig.cmake",
+        re.compile(r"(?<=^if\()OFF(?=\)\n  if\(MSVC\)\n    find_library\(CAFFE2_NVRTC_LIBRARY )", re.MULTILINE),
+        "",
+    ),
+)
 _CUDA_LIBRARIES = ("libc10_cuda.so", "libtorch_cuda.so", "libcaffe2_nvrtc.so")
 
 
@@ -89,6 +113,16 @@ def _add_cuda(folder: Path, cuda: str) -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+    _add_cuda_targets(folder / "share/cmake")
     path = folder / "version.py"
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r"^(cuda\b[^=]*=) None$", rf'\1 "{cuda}"', text, flags=re.MULTILINE), encoding="utf-8")
+
+
+def _add_cuda_targets(folder: Path) -> None:
+    """Let `find_package(Torch)` find CUDA with the CMake files of a wheel for the CPU; those of a CUDA wheel stay."""
+    if "torch_cuda" in (folder / "Caffe2/Caffe2Targets.cmake").read_text(encoding="utf-8"):
+        return
+    for name, switch, more in _CUDA_PARTS:
+        path = folder / name
+        path.write_text(switch.sub("ON", path.read_text(encoding="utf-8")) + more, encoding="utf-8")

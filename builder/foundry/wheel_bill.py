@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from builder.foundry.cyclonedx import Component
-    from builder.model.builds import BuildSource, LockedBuild
+    from builder.model.builds import BuildInput, BuildSource, LockedBuild
 
 BUILD_TYPE = "urn:jbuild:wheel:v1"
 # Paths in the wheel's `.dist-info`.
@@ -51,14 +51,14 @@ def wheel_bill(build: LockedBuild, version: str, measures: Mapping[str, str]) ->
         },
         "properties": properties(fingerprint=build.fingerprint, compiler=f"gcc {build.compiler}", **measures),
     }
-    tools = list(_tools(build))
+    tools = [*_inputs(build), *_tools(build)]
     dependencies = [{"ref": reference}, *({"ref": tool["bom-ref"]} for tool in tools)]
     return as_bytes(bill(build.fingerprint, subject, [], METHOD, components=tools, dependencies=dependencies))
 
 
 def _origin(source: BuildSource) -> dict[str, Any]:
     """Return the hash of a source archive; a commit has an address, and a folder only the hash of its content."""
-    if source.kind == "sdist":
+    if source.kind in ("sdist", "archive"):
         return {"hashes": [sha256_entry(source.sha256)]}
     stated = properties(commit=source.commit, content=f"sha256:{source.sha256}")
     vcs = [{"type": "vcs", "url": scrub(source.location)}] if source.kind == "git" else []
@@ -72,6 +72,19 @@ def _target(build: LockedBuild) -> str:
     words += [f"SM {', '.join(target.gpus)}"] if target.gpus else []
     words += [f"torch {target.torch.version}"] if target.torch else []
     return ", ".join(words)
+
+
+def _inputs(build: LockedBuild) -> Iterator[Component]:
+    """Yield the inputs, whose code may be part of the wheel, by the variables that name their folders."""
+    for entry in build.inputs or ():
+        identity = {"type": "library", "bom-ref": f"input:{entry.variable}", "name": entry.variable}
+        notes = "; ".join(f"{patch.name} has sha256:{patch.sha256}" for patch in entry.patches)
+        patches = [{"type": "unofficial", "diff": {"url": patch.name}} for patch in entry.patches]
+        yield {
+            **identity,
+            **_origin(entry.source),
+            **({"pedigree": {"patches": patches, "notes": notes}} if patches else {}),
+        }
 
 
 def _tools(build: LockedBuild) -> Iterator[Component]:
@@ -100,6 +113,7 @@ def provenance_statement(
         "source": {"kind": source.kind, **_address(source)},
         "patches": [patch.name for patch in build.patches],
         "environment": dict(build.environment),
+        **({"inputs": {entry.variable: _stated_input(entry) for entry in build.inputs}} if build.inputs else {}),
     }
     internal = {
         "fingerprint": build.fingerprint,
@@ -122,24 +136,34 @@ def provenance_statement(
     return in_toto_statement([(name, {"sha256": sha256}) for name, sha256 in files], PROVENANCE, predicate)
 
 
+def _stated_input(entry: BuildInput) -> dict[str, Any]:
+    source = {"kind": entry.source.kind, **_address(entry.source)}
+    return {"source": source, "patches": [patch.name for patch in entry.patches]}
+
+
 def _address(source: BuildSource) -> dict[str, str]:
     """Return the address of a repository and its commit; the recipe's project knows a folder."""
     return {"location": scrub(source.location), "commit": source.commit or ""} if source.kind == "git" else {}
 
 
 def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:
-    source = build.source
-    address = {"uri": f"git+{scrub(source.location)}@{source.commit}"} if source.kind == "git" else {}
-    archive = {"uri": f"pkg:pypi/{build.name}@{build.version}"} if source.kind == "sdist" else {}
-    git = {"gitCommit": source.commit} if source.commit else {}
-    yield {"name": build.name, **address, **archive, "digest": {"sha256": source.sha256, **git}}
-    for patch in build.patches:
+    archive = {"uri": f"pkg:pypi/{build.name}@{build.version}"} if build.source.kind == "sdist" else {}
+    yield {"name": build.name, **archive, **_content(build.source)}
+    for entry in build.inputs or ():
+        yield {"name": entry.variable, **_content(entry.source)}
+    for patch in build.all_patches:
         yield {"name": patch.name, "digest": {"sha256": patch.sha256}}
     for wheel in (*build.requirements, *([build.target.torch] if build.target.torch else [])):
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         yield {"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}}
     for tool in build.tools:
         yield {"name": tool.filename, "digest": {"sha256": tool.sha256}, "annotations": {"role": tool.role}}
+
+
+def _content(source: BuildSource) -> dict[str, Any]:
+    address = {"uri": f"git+{scrub(source.location)}@{source.commit}"} if source.kind == "git" else {}
+    git = {"gitCommit": source.commit} if source.commit else {}
+    return {**address, "digest": {"sha256": source.sha256, **git}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

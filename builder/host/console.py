@@ -27,7 +27,7 @@ _PLAIN_EVERY_S = 10.0
 _PLAIN_AT_LEAST_EVERY_S = 120.0
 # The length of a note in such a line.
 _NOTE_LENGTH = 90
-_TAIL_LINES = 25
+TAIL_LINES = 25
 _MOST_SHOWN = 8
 
 
@@ -236,7 +236,7 @@ class Console:
             for problem in error.problems:
                 self._print(f"  {problem.location}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
         if error.log:
-            rows = error.log.rstrip().splitlines()[-_TAIL_LINES:]
+            rows = error.log.rstrip().splitlines()[-TAIL_LINES:]
             self._print("  its log:" if len(rows) == 1 else f"  the last {len(rows)} lines of its log:")
             for row in rows:
                 # A single failure's log begins with its location, which stands above.

@@ -1,10 +1,11 @@
-"""The content of a source folder: its hash, and a copy."""
+"""The content of a source folder: its hash, a copy, and an archive."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,24 @@ def copy_source(origin: Path, folder: Path) -> None:
         target = folder / path.relative_to(origin)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target, follow_symlinks=False)
+
+
+def pack_source(origin: Path, target: Path) -> None:
+    """Write the files of `origin` that count for its hash into an archive; the same files give the same bytes."""
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
+        for path in sorted(_files(origin), key=lambda path: path.relative_to(origin).as_posix()):
+            member = archive.gettarinfo(path, path.relative_to(origin).as_posix())
+            plain = tarfile.TarInfo(member.name)
+            # Two names of one file are two files of the source.
+            plain.type = tarfile.SYMTYPE if member.issym() else tarfile.REGTYPE
+            plain.mode = 0o755 if member.mode & _EXECUTABLE else 0o644
+            if plain.issym():
+                plain.linkname = member.linkname
+                archive.addfile(plain)
+                continue
+            plain.size = path.stat().st_size
+            with path.open("rb") as content:
+                archive.addfile(plain, content)
 
 
 def _files(folder: Path) -> Iterator[Path]:

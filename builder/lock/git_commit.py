@@ -28,13 +28,21 @@ def checkout(url: str, commit: str, session: Session) -> Path:
         LockError: the repository does not answer, or does not have the commit.
         EngineError: git is missing.
     """
-    key = hashlib.sha256(f"{url}\n{commit}".encode()).hexdigest()
-    target = session.workspace.foundry / "checkouts" / key
-    with session.workspace.file_lock(f"source-{key[:16]}"):
+    target = _folder(url, commit, session)
+    with session.workspace.file_lock(f"source-{target.name[:16]}"):
         if not mark_used(target):
             with session.console.task(f"fetching {url} at {commit[:12]}"), atomic_folder(target) as folder:
                 _fetch(url, commit, folder)
     return target
+
+
+def is_checked_out(url: str, commit: str, session: Session) -> bool:
+    """Return whether the cache has the files of a commit."""
+    return _folder(url, commit, session).is_dir()
+
+
+def _folder(url: str, commit: str, session: Session) -> Path:
+    return session.workspace.foundry / "checkouts" / hashlib.sha256(f"{url}\n{commit}".encode()).hexdigest()
 
 
 def _fetch(url: str, commit: str, folder: Path) -> None:

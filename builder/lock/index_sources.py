@@ -72,7 +72,7 @@ def lock_inputs(job: Job, config: Config) -> str:
 def patch_digests(job: Job) -> list[tuple[str, str | None]]:
     """Return the patches of a cell's builds with their sha256, None for one that is missing."""
     builds = job.spec.builds.packages if job.spec.builds else ()
-    paths = {patch: job.recipe.path.parent / patch for build in builds for patch in build.patches}
+    paths = {patch: job.recipe.path.parent / patch for build in builds for patch in build.all_patches}
     return [(patch, sha256_of_file(path)) for patch, path in sorted(paths.items())]
 
 

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import IntegrityError
-from builder.model.builds import BuildSpec, BuildTarget
+from builder.model.builds import BuildSpec, BuildTarget, InputSpec
 from builder.model.locks import BuildBase, LockedRule
 from builder.model.recipes import PackageBuild
 from builder.pipeline.build_lock import build_locker
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.lock.advisory_solve import Solution
-    from builder.model.builds import LockedBuild, SolvedSource, ToolFile
+    from builder.model.builds import LockedBuild, SolvedSource, SourceKind, ToolFile
     from builder.model.locks import Job, Lock, LockedBase
     from builder.model.platforms import Platform
+    from builder.model.recipes import PackageInput
     from builder.model.wheels import LockedWheel
 
 _TORCH = "torch"
@@ -64,6 +65,7 @@ def locked_build(
         patches=build.patches,
         requires=build.build_requires,
         environment=build.environment,
+        inputs=tuple(map(_input, build.inputs or ())),
         folder=job.recipe.path.parent,
     )
     return build_locker()(spec, source, target_of(job.platform, solved.requires, wheels), base, session)
@@ -73,6 +75,19 @@ def _sysroot(name: str, base: LockedBase, before: Lock | None) -> tuple[ToolFile
     """Return the packages of the base's C library that a build was locked with."""
     builds = (before.builds or ()) if before and before.base.name == base.name else ()
     return tuple(tool for build in builds if build.name == name for tool in build.tools if tool.role == "sysroot")
+
+
+def _input(entry: PackageInput) -> InputSpec:
+    source = entry.source
+    kind: SourceKind = "folder" if source.folder else "git" if source.git else "archive"
+    return InputSpec(
+        variable=entry.variable,
+        kind=kind,
+        location=source.folder or source.git or source.archive or "",
+        commit=source.commit,
+        sha256=source.sha256,
+        patches=entry.patches,
+    )
 
 
 def target_of(platform: Platform, requires: Sequence[str], wheels: Sequence[LockedWheel]) -> BuildTarget:

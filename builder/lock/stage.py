@@ -178,8 +178,9 @@ def _stale(lock: Lock, job: Job, session: Session, options: RunOptions) -> str |
     if against:
         return f"advisory {against[0].id} speaks against it: {against[0].symptom}"
     for build in lock.builds or ():
-        if build.source.kind == "folder" and _folder_changed(build.source, session):
-            return f"the folder {build.source.location} of {build.name} changed"
+        for source in build.sources:
+            if source.kind == "folder" and _folder_changed(source, session):
+                return f"the folder {source.location} of {build.name} changed"
     for locked, model in zip(lock.models, job.spec.models, strict=True):
         # A folder can change under its name; a hub's revision cannot.
         if locked.origin == "folder" and _model_changed(locked, model, job, session, options):

@@ -9,13 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from builder.model import patterns
 from builder.model.recipes import Architecture, Pairs
 from builder.model.wheels import LockedWheel
 
 # Part of every fingerprint: raise it when the same inputs give another wheel.
 BUILD_METHOD = 1
-SourceKind = Literal["sdist", "git", "folder"]
+SourceKind = Literal["sdist", "git", "folder", "archive"]
 ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system", "sysroot"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """A source besides the package's own, which a build finds in the folder that `variable` names.
+
+    `location` is a Git URL, a folder, or the address of an archive with a `sha256`.
+    """
+
+    variable: str
+    kind: SourceKind
+    location: str
+    commit: str | None = None
+    sha256: str | None = None
+    patches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +47,7 @@ class BuildSpec:
     patches: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     environment: Pairs = ()
+    inputs: tuple[InputSpec, ...] = ()
     folder: Path = Path()
 
 
@@ -38,7 +55,8 @@ class BuildSpec:
 class BuildSource:
     """A source: an archive's URL, a Git URL or a folder, with the sha256 of the archive or of the folder's content.
 
-    `size` is that of an archive in bytes, if its index states it, `index` its index, None for uv's own.
+    A `sdist` is an archive of a package index; `size` is that of an archive in bytes, if it is known, `index` its
+    index, None for uv's own.
     """
 
     kind: SourceKind
@@ -60,7 +78,13 @@ class BuildSource:
         """The source as messages name it."""
         if self.kind == "git":
             return f"{self.location} at {(self.commit or '')[:12]}"
-        return f"the folder {self.location}" if self.kind == "folder" else "the source archive"
+        words = {"folder": f"the folder {self.location}", "archive": f"the archive {self.location}"}
+        return words.get(self.kind, "the source archive")
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """The part in fingerprints: the wheel's provenance states the address of a repository, and no other."""
+        return (self.kind, self.sha256, self.commit, self.location if self.kind == "git" else None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +103,25 @@ class BuildPatch:
 
     name: str
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildInput:
+    """A locked source besides the package's own, and the variable that names its folder in the sandbox."""
+
+    variable: str
+    source: BuildSource
+    patches: tuple[BuildPatch, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Part of a path.
+        if not re.fullmatch(patterns.ENVIRONMENT, self.variable):
+            raise ValueError(f"{self.variable!r} is not the name of an environment variable")
+
+    @property
+    def words(self) -> str:
+        """The input as messages name it."""
+        return f"{self.variable}: {self.source.words}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,16 +184,29 @@ class LockedBuild:
     patches: tuple[BuildPatch, ...] = ()
     environment: Pairs = ()
     without_sysroot: str | None = field(default=None, metadata={"json": "optional"})
+    inputs: tuple[BuildInput, ...] | None = field(default=None, metadata={"json": "optional"})
+
+    @property
+    def sources(self) -> tuple[BuildSource, ...]:
+        """The package's source and those of its inputs."""
+        return (self.source, *(entry.source for entry in self.inputs or ()))
+
+    @property
+    def all_patches(self) -> tuple[BuildPatch, ...]:
+        """The patches of the source and of the inputs."""
+        return (*self.patches, *(patch for entry in self.inputs or () for patch in entry.patches))
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of everything that decides the wheel's bytes; addresses of mirrors do not."""
         target, torch = self.target, self.target.torch
-        # The wheel's provenance states the address of a repository.
-        repository = self.source.location if self.source.kind == "git" else None
+        more = sorted(
+            (entry.variable, entry.source.identity, [(patch.name, patch.sha256) for patch in entry.patches])
+            for entry in self.inputs or ()
+        )
         inputs = (
             BUILD_METHOD,
-            (self.name, self.version, self.source.kind, self.source.sha256, self.source.commit, repository),
+            (self.name, self.version, *self.source.identity),
             [(patch.name, patch.sha256) for patch in self.patches],
             sorted(self.environment),
             (self.machine, self.toolchain, self.compiler, self.interpreter),
@@ -158,6 +214,8 @@ class LockedBuild:
             sorted((wheel.filename, wheel.sha256) for wheel in self.requirements),
             (target.architecture, target.python, target.glibc, target.gpus, target.cuda),
             (torch.filename, torch.sha256) if torch else None,
+            # Builds without inputs keep the fingerprints that they have always had.
+            *([more] if more else ()),
         )
         return hashlib.sha256(json.dumps(inputs, separators=(",", ":")).encode()).hexdigest()
 

@@ -40,6 +40,8 @@ PROJECT_PATH = r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
 # A user name may be part of an SSH address, a password of none.
 GIT_URL = r"(?:(?:https?|ssh|git)://(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+(?::[0-9]{1,5})?|file://)/[A-Za-z0-9._~/+-]+"
 GIT_COMMIT = r"[0-9a-f]{40}"
+SHA256 = r"[0-9a-f]{64}"
+ARCHIVE_URL = r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[A-Za-z0-9._~%/+-]+\.(?:zip|tgz|tar\.(?:gz|bz2|xz))"
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 SERVED_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"

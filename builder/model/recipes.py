@@ -228,11 +228,32 @@ class PackageSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InputSource:
+    """The source of an input: as that of a package, or the archive at an address, with its sha256."""
+
+    git: str | None = None
+    commit: str | None = None
+    folder: str | None = None
+    archive: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageInput:
+    """A source that a build finds in the folder that an environment variable names."""
+
+    variable: str
+    source: InputSource
+    patches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PackageBuild:
     """A package to build from source.
 
     `source` is None for the index's source archive. `patches` are files relative to the recipe. `version` and
-    `requires` replace what the source's own metadata states; `build_requires` are more build requirements.
+    `requires` replace what the source's own metadata states; `build_requires` are more build requirements, and `inputs`
+    other sources.
     """
 
     name: str
@@ -242,6 +263,12 @@ class PackageBuild:
     version: str | None = None
     requires: tuple[str, ...] | None = None
     build_requires: tuple[str, ...] = ()
+    inputs: tuple[PackageInput, ...] | None = field(default=None, metadata={"json": "optional"})
+
+    @property
+    def all_patches(self) -> tuple[str, ...]:
+        """The patches of the source and of the inputs."""
+        return (*self.patches, *(patch for entry in self.inputs or () for patch in entry.patches))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

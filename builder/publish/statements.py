@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.host.signing import Signer
-    from builder.model.builds import LockedBuild
+    from builder.model.builds import BuildSource, LockedBuild
     from builder.model.images import Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
@@ -106,18 +106,24 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
 
 
 def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:
-    """Yield the source, the patches and the compilers of a wheel that was built."""
-    source, owner = build.source, f"{build.name} {build.version}"
-    digest = {"sha256": source.sha256, **({"gitCommit": source.commit} if source.commit else {})}
-    uri = f"git+{source.location}@{source.commit}" if source.kind == "git" else scrub(source.location)
-    yield {"name": f"source of {owner}", "uri": uri, "digest": digest}
-    for patch in build.patches:
+    """Yield the sources, the patches and the compilers of a wheel that was built."""
+    owner = f"{build.name} {build.version}"
+    yield {"name": f"source of {owner}", **_content(build.source)}
+    for entry in build.inputs or ():
+        yield {"name": f"{entry.variable} of {owner}", **_content(entry.source)}
+    for patch in build.all_patches:
         yield {"name": f"patch of {owner}", "uri": patch.name, "digest": {"sha256": patch.sha256}}
     for wheel in build.requirements:
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         yield {"name": f"build requirement of {owner}", "uri": uri, "digest": {"sha256": wheel.sha256}}
     for tool in build.tools:
         yield {"name": f"{tool.role} of {owner}", "uri": scrub(tool.url), "digest": {"sha256": tool.sha256}}
+
+
+def _content(source: BuildSource) -> dict[str, Any]:
+    digest = {"sha256": source.sha256, **({"gitCommit": source.commit} if source.commit else {})}
+    uri = f"git+{source.location}@{source.commit}" if source.kind == "git" else scrub(source.location)
+    return {"uri": uri, "digest": digest}
 
 
 def _slimming(wheel: SlimmedWheel) -> dict[str, Any]:

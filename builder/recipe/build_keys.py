@@ -17,7 +17,7 @@ from builder.host.toml.declarations import (
 )
 from builder.host.toml.documents import printable, suggest
 from builder.model import patterns
-from builder.model.recipes import PackageBuild, PackageBuilds, PackageSource
+from builder.model.recipes import InputSource, PackageBuild, PackageBuilds, PackageInput, PackageSource
 from builder.recipe import value_checks
 from builder.recipe.slots import BUILD_ENVIRONMENT, slot, slot_list
 
@@ -32,7 +32,7 @@ _MISSING = "missing"
 _NAME = re.compile(patterns.REQUIREMENT_NAME)
 
 
-def _check_source(table: Table, source: PackageSource, _: Slots) -> None:
+def _check_source(table: Table, source: PackageSource | InputSource, _: Slots) -> None:
     if source.folder is None and source.git is None:
         hint = (
             'add `git = "https://…"` with `commit`, or `folder = "…"`; without `source`, the index\'s archive is built'
@@ -43,6 +43,19 @@ def _check_source(table: Table, source: PackageSource, _: Slots) -> None:
     elif source.folder is None and source.commit is None:
         hint = "add `commit` with all 40 digits (`git rev-parse HEAD`): branches and tags move"
         table.problem("git", "a Git repository needs a commit", hint)
+
+
+def _check_input_source(table: Table, source: InputSource, slots: Slots) -> None:
+    archive = source.archive is not None
+    if not archive and source.sha256 is None:
+        _check_source(table, source, slots)
+    elif any(value is not None for value in (source.git, source.commit, source.folder)):
+        table.problem("archive" if archive else "sha256", "this source is not an archive", "keep one kind of source")
+    elif not archive:
+        table.problem("sha256", "this source names no archive", 'add `archive = "https://…"`')
+    elif source.sha256 is None:
+        hint = "add `sha256` with all 64 digits (`sha256sum FILE`), since a server can change the file"
+        table.problem("archive", "an archive needs a sha256", hint)
 
 
 def _folder(table: Table, key: str, _: Slots) -> str:
@@ -77,10 +90,13 @@ def _check_build(table: Table, build: PackageBuild, _: Slots) -> None:
     if build.version is not None and build.source is None:
         hint = "remove it: `requires` under [packages] decides the version"
         table.problem("version", "the index's source archives have versions", hint)
+    for index, entry in enumerate(build.inputs or ()):
+        if entry.variable in dict(build.environment):
+            hint = "remove it there: jbuild sets the variable to the folder of the input"
+            table.problem(("inputs", index, "variable"), f"`environment` sets `{entry.variable}` too", hint)
 
 
-_SOURCE = TableDeclaration(
-    PackageSource,
+_SOURCE_FIELDS = (
     Field("git", string(patterns.GIT_URL, "a Git URL without a password"), "URL of a Git repository."),
     Field("commit", string(patterns.GIT_COMMIT, "a commit: 40 hexadecimal digits"), "Commit, all 40 digits."),
     Field(
@@ -88,10 +104,37 @@ _SOURCE = TableDeclaration(
         ValueType(read=_folder, schema=lambda: string_schema(patterns.PROJECT_PATH)),
         "Folder, relative to the project, which is the folder with `recipes/`.",
     ),
-    check=_check_source,
-    constraints={"oneOf": [{"required": ["git", "commit"]}, {"required": ["folder"]}]},
+)
+_SOURCE_KEYS: list[dict[str, list[str]]] = [{"required": ["git", "commit"]}, {"required": ["folder"]}]
+_SOURCE = TableDeclaration(PackageSource, *_SOURCE_FIELDS, check=_check_source, constraints={"oneOf": [*_SOURCE_KEYS]})
+_INPUT_SOURCE = TableDeclaration(
+    InputSource,
+    *_SOURCE_FIELDS,
+    Field(
+        "archive",
+        string(patterns.ARCHIVE_URL, "the address of a .tar.gz, .tar.xz, .tar.bz2 or .zip"),
+        "Address of an archive.",
+    ),
+    Field("sha256", string(patterns.SHA256, "a sha256: 64 hexadecimal digits"), "The archive's sha256."),
+    check=_check_input_source,
+    constraints={"oneOf": [*_SOURCE_KEYS, {"required": ["archive", "sha256"]}]},
 )
 _PATCHES = ValueType(read=_patches, schema=lambda: list_schema(string_schema(patterns.PROJECT_PATH), uniqueItems=True))
+_INPUT = TableDeclaration(
+    PackageInput,
+    Field(
+        "variable",
+        string(patterns.ENVIRONMENT, "the name of an environment variable"),
+        "Variable that the build reads: it names the folder with the source.",
+        required=True,
+    ),
+    Field("source", nested(_INPUT_SOURCE), "Source of the folder.", required=True),
+    Field("patches", _PATCHES, "Patches of this source, relative to the recipe's folder."),
+)
+_INPUTS = ValueType(
+    read=lambda table, key, slots: rows(table, key, _INPUT, once="variable", context=slots),
+    schema=lambda: list_schema(_INPUT.schema()),
+)
 _BUILD = TableDeclaration(
     PackageBuild,
     Field(
@@ -106,6 +149,7 @@ _BUILD = TableDeclaration(
     Field("version", slot(value_checks.version), "Version of a Git or folder source that states none."),
     Field("requires", slot_list(value_checks.requirement), "Requirements, in place of those in the source's metadata."),
     Field("build-requires", slot_list(value_checks.requirement), "Build requirements besides those of the source."),
+    Field("inputs", _INPUTS, "Other sources, which the build finds in folders that variables name."),
     check=_check_build,
 )
 
@@ -136,10 +180,18 @@ def check_builds(document: Document, recipe: Recipe, *, files: bool) -> None:
         if build.name and build.name not in names:
             hint = f'{suggest(build.name, names, noun="required")}; or add `"{build.name}"` to `requires`'
             document.problem((*path, "name"), f"no requirement names `{printable(build.name)}`", hint)
-        for index, patch in enumerate(build.patches if files else ()):
-            if re.fullmatch(patterns.PROJECT_PATH, patch) and not (recipe.path.parent / patch).is_file():
-                hint = f"put it beside the recipe: {recipe.path.parent / patch}"
-                document.problem((*path, "patches", index), f"there is no patch `{printable(patch)}`", hint)
+        for key, patches in _patch_lists(build) if files else ():
+            for index, patch in enumerate(patches):
+                if re.fullmatch(patterns.PROJECT_PATH, patch) and not (recipe.path.parent / patch).is_file():
+                    hint = f"put it beside the recipe: {recipe.path.parent / patch}"
+                    document.problem((*path, *key, index), f"there is no patch `{printable(patch)}`", hint)
+
+
+def _patch_lists(build: PackageBuild) -> Iterator[tuple[tuple[str | int, ...], tuple[str, ...]]]:
+    """Yield the patches of a build's source and of its inputs, with their key paths."""
+    yield ("patches",), build.patches
+    for index, entry in enumerate(build.inputs or ()):
+        yield ("inputs", index, "patches"), entry.patches
 
 
 def _builds(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], PackageBuild]]:

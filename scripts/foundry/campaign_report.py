@@ -29,10 +29,18 @@ def write_report(path: Path, trials: Sequence[Trial], packages: Sequence[Package
         f"- imported with CPython {cell.interpreter.version}" if cell.interpreter else "- not imported",
         f"- **{passed} of {len(trials)} packages passed**",
     ]
+    facts += [_jetson(package) for package in packages if package.l4t]
     if waiting := [package.name for package in packages[len(trials) :]]:
         facts.append(f"- not run in this result: {', '.join(waiting)}")
     lines = [_HEAD.format(machine="x86-64", how=how), *facts, "", *_table(trials), "", *_failures(trials)]
     write_text(path, "\n".join(lines).rstrip() + "\n")
+
+
+def _jetson(package: Package) -> str:
+    return (
+        f"- {package.name}: for Orin with L4T {package.l4t} and torch {package.torch}, audited against that release; "
+        "libraries without code stand in for the CUDA part of torch (`scripts/foundry/cuda_torch.py`)"
+    )
 
 
 def _table(trials: Iterable[Trial]) -> Iterator[str]:

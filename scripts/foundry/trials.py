@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.utils import parse_wheel_filename
@@ -18,6 +20,7 @@ from builder.foundry.prepare_build import lock_build
 from builder.host.index_rows import DEFAULT
 from builder.lock import lockfile
 from builder.lock.build_sources import source_of
+from builder.lock.graph import requirements
 from builder.lock.inspect_index import default_address
 from builder.lock.solve import SolveRequest, solve
 from builder.model.builds import BuildOptions, BuildSpec, BuildTarget
@@ -25,27 +28,38 @@ from builder.model.locks import BuildBase, Lock
 from builder.model.recipes import Spec
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import Address, Index
+from builder.remote.index.remote_wheel import metadata_of
 from builder.remote.index.source_project import ArchiveProject
+from foundry.cuda_torch import RUNTIME, cuda_torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from builder.host.session import Session
-    from builder.model.builds import BuildSource
+    from builder.model.builds import BuildSource, LockedBuild
     from builder.model.locks import LockedBase, LockedInterpreter
     from builder.model.platforms import Platform
+    from builder.model.recipes import Pairs
     from builder.model.wheels import LockedWheel
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Package:
-    """A row of `packages.toml`; `build_requires` are those that its backend names only when it runs."""
+    """A row of `packages.toml`.
+
+    `l4t` is the Jetson release that it is built for, None for any arm64 machine, and `torch` the version that it is
+    built against. `patches` are files of `recipes/`.
+    """
 
     name: str
     version: str
     build: str
-    build_requires: tuple[str, ...] = ()
+    l4t: str | None = None
+    torch: str | None = None
+    patches: tuple[str, ...] = ()
+    environment: Pairs = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,17 +112,23 @@ def run_trial(package: Package, cell: Cell, session: Session, output: Path, *, t
 
 def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: bool) -> None:
     package, platform = trial.package, cell.platform
-    target = BuildTarget(architecture=platform.architecture, python=platform.python, glibc=platform.glibc)
     step = partial(_step, trial)
-    spec = BuildSpec(name=package.name, version=package.version, requires=package.build_requires)
-    base = BuildBase(image=cell.base)
-    build = step("lock", lambda: lock_build(spec, _source(package, session), target, base, session))
+    spec = BuildSpec(
+        name=package.name,
+        version=package.version,
+        patches=package.patches,
+        environment=package.environment,
+        folder=_RECIPES,
+    )
+    target = step("solve", lambda: _target(package, platform, session))
+    source = _source(package, session)
+    build = step("lock", lambda: lock_build(spec, source, target, BuildBase(image=cell.base), session))
     raw = step("build", lambda: build_wheel(build, session, BuildOptions(jobs=1)))
     cost = build_folder(build, session).cost()
     trial.seconds, trial.units = cost.seconds, cost.units
     built = step("finish", lambda: finish_wheel(raw, build, output))
     trial.wheel, trial.size = built.wheel.filename, built.wheel.size or 0
-    others = step("solve", lambda: _dependencies(package, platform, session))
+    others = step("solve", lambda: _dependencies(output / trial.wheel, package, platform, session))
     lock = Lock(
         recipe="campaign",
         cell=package.name,
@@ -120,7 +140,8 @@ def _run(trial: Trial, cell: Cell, session: Session, output: Path, *, twice: boo
         interpreter=cell.interpreter,
     )
     imports = cell.interpreter is not None
-    check = step("check", lambda: check_wheel(output / trial.wheel, build, session, lock, imports=imports))
+    loaded = step("stand-in", lambda: _with_cuda_torch(build, platform, session, output / "torch"))
+    check = step("check", lambda: check_wheel(output / trial.wheel, loaded, session, lock, imports=imports))
     trial.warnings = check.warnings
     trial.imported = check.imports.imported if check.imports else ()
     if twice:
@@ -146,8 +167,37 @@ def _source(package: Package, session: Session) -> BuildSource:
     return source_of(project, offered[Version(package.version)])
 
 
-def _dependencies(package: Package, platform: Platform, session: Session) -> tuple[LockedWheel, ...]:
-    """Return the index's wheels of what the package requires."""
-    request = SolveRequest(spec=Spec(requires=(f"{package.name}=={package.version}",)), platform=platform)
-    text = solve(request, session.config, session.workspace)
-    return tuple(w for w in lockfile.wheels_of(text, platform, package.name) if w.name != package.name)
+def _target(package: Package, platform: Platform, session: Session) -> BuildTarget:
+    torch = _wheels((f"torch=={package.torch}",), platform, session)[0] if package.torch else None
+    return BuildTarget(
+        architecture=platform.architecture,
+        python=platform.python,
+        glibc=platform.glibc,
+        gpus=platform.sms,
+        cuda=platform.cuda,
+        torch=torch,
+    )
+
+
+def _with_cuda_torch(build: LockedBuild, platform: Platform, session: Session, folder: Path) -> LockedBuild:
+    """Return a build whose torch has the libraries of CUDA; the index of a Jetson's torch is often out of reach."""
+    if build.target.torch is None:
+        return build
+    return replace(build, target=replace(build.target, torch=cuda_torch(build, platform, session, folder)))
+
+
+def _dependencies(wheel: Path, package: Package, platform: Platform, session: Session) -> tuple[LockedWheel, ...]:
+    """Return the index's wheels of what a built wheel requires."""
+    with zipfile.ZipFile(wheel) as archive:
+        requires = tuple(str(requirement) for requirement in requirements(metadata_of(archive)))
+    if package.torch:
+        requires = (*requires, f"torch=={package.torch}", RUNTIME)
+    if not requires:
+        return ()
+    request = SolveRequest(spec=Spec(requires=requires), platform=platform)
+    return lockfile.wheels_of(solve(request, session.config, session.workspace), platform, package.name)
+
+
+def _wheels(requires: tuple[str, ...], platform: Platform, session: Session) -> tuple[LockedWheel, ...]:
+    request = SolveRequest(spec=Spec(requires=requires), platform=platform, dependencies=False)
+    return lockfile.wheels_of(solve(request, session.config, session.workspace), platform, "torch")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_lock
@@ -20,7 +21,7 @@ from builder.host.files import sha256_of
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.host.source_hash import source_hash
-from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget
+from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget, InputSpec
 from builder.model.locks import BuildBase
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]
     session = Session(workspace=workspace, config=Config(), console=Console(quiet=True))
     builds: list[LockedBuild] = []
 
-    def call(extra: str = "", native: str = NATIVE) -> tuple[LockedBuild, Session]:
+    def call(extra: str = "", native: str = NATIVE, **more: Any) -> tuple[LockedBuild, Session]:
         source = tmp_path / "demo"
         (source / "demo").mkdir(parents=True, exist_ok=True)
         (source / "demo/__init__.py").write_text("from demo import _native\n")
         (source / "setup.py").write_text(SETUP.format(extra=extra))
         (source / "native.cpp").write_text(native)
-        spec = BuildSpec(name="demo", version="1.0", folder=tmp_path)
+        spec = BuildSpec(name="demo", version="1.0", folder=tmp_path, **more)
         found = BuildSource(kind="folder", location="demo", sha256=source_hash(source))
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = BuildTarget(architecture="arm64", python=python, glibc="2.36")
@@ -117,3 +118,50 @@ def test_an_error_is_the_compilers_own(lock: Callable[..., tuple[LockedBuild, Se
     with pytest.raises(BuildError, match=r"native\.cpp does not compile") as caught:
         build_wheel(build, session, BuildOptions(jobs=1))
     assert "'undeclared' was not declared in this scope" in (caught.value.log or "")
+
+
+def test_what_only_the_backend_asks_for_is_locked(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:
+    plain, _ = lock()
+    late = "import functools; setup = functools.partial(setup, setup_requires=['typing-extensions>=4'])"
+    build, session = lock(late)
+    more = {wheel.name for wheel in build.requirements} - {wheel.name for wheel in plain.requirements}
+    assert more == {"typing-extensions"}
+    assert build_wheel(build, session, BuildOptions()).suffix == ".whl"
+
+
+def test_a_machine_without_sandboxes_locks_what_the_project_states(
+    lock: Callable[..., tuple[LockedBuild, Session]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forbidden = tmp_path / "bin/bwrap"
+    forbidden.parent.mkdir()
+    forbidden.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    forbidden.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{forbidden.parent}:{os.environ['PATH']}")
+    build, _ = lock("import functools; setup = functools.partial(setup, setup_requires=['typing-extensions>=4'])")
+    assert "typing-extensions" not in {wheel.name for wheel in build.requirements}
+    warning = "demo: this machine forbids the user namespaces that a sandbox needs, so its build requirements may be"
+    assert warning in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_backend_that_cannot_be_asked_ends_the_lock(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:
+    with pytest.raises(BuildError, match="the build imports absent_module"):
+        lock("import absent_module  # for setup_requires")
+
+
+def test_an_input_is_in_the_folder_that_its_variable_names(
+    lock: Callable[..., tuple[LockedBuild, Session]], tmp_path: Path
+) -> None:
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor/answer.h").write_text("const int answer = 41;\n")
+    (tmp_path / "answer.patch").write_text(
+        "--- a/answer.h\n+++ b/answer.h\n@@ -1 +1 @@\n-const int answer = 41;\n+const int answer = 42;\n"
+    )
+    vendor = InputSpec(variable="ANSWER_DIR", kind="folder", location="vendor", patches=("answer.patch",))
+    native = '#include "answer.h"\nstatic_assert(answer == 42);\n' + NATIVE
+    extra = "import os; os.environ['CPPFLAGS'] = '-I' + os.environ['ANSWER_DIR']"
+    build, session = lock(extra, native, inputs=(vendor,))
+    assert build_wheel(build, session, BuildOptions()).suffix == ".whl"
+    assert not (build_folder(build, session).path / "inputs").exists()

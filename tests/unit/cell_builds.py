@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from build_factory import make_build
 from factories import make_locked_wheel
 
+from builder.foundry.build_inputs import lock_build_inputs
 from builder.model.builds import BuildPatch, BuildSource, BuiltWheel
 
 if TYPE_CHECKING:
@@ -23,13 +24,21 @@ def lock_on_paper(
     spec: BuildSpec, source: BuildSource, target: BuildTarget, base: BuildBase, session: Session
 ) -> LockedBuild:
     """Return a build without compilers, which the foundry finds in the machine's package sources."""
-    del base, session
+    del base
     patches = tuple(
         BuildPatch(name=name, sha256=hashlib.sha256((spec.folder / name).read_bytes()).hexdigest())
         for name in spec.patches
     )
     stated = {"name": spec.name, "version": spec.version, "environment": spec.environment}
-    return make_build(source=source, patches=patches, target=target, tools=(), requirements=(), **stated)
+    return make_build(
+        source=source,
+        patches=patches,
+        target=target,
+        tools=(),
+        requirements=(),
+        inputs=lock_build_inputs(spec, session),
+        **stated,
+    )
 
 
 def make_built(build: LockedBuild, **changes: Any) -> BuiltWheel:

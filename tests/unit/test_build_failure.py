@@ -10,6 +10,7 @@ import pytest
 from build_factory import make_build
 
 from builder.foundry.build_failure import failure_of
+from builder.host.console import TAIL_LINES
 
 if TYPE_CHECKING:
     from builder.errors import BuildError
@@ -38,6 +39,7 @@ CASES = {
         "TargetCodeError",
     ),
     "module": ("the build imports Cython, which the project does not state as a build requirement", "No module named"),
+    "cmake": ("the project's build failed", "Can't find CUDA or HIP installation."),
     "program": ("the build runs the program cmake, which its sandbox lacks", "build_bundled.sh"),
 }
 
@@ -59,7 +61,7 @@ def test_a_real_log_has_one_cause(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_shown_log_is_short_and_without_frames_of_tools(name: str) -> None:
     log = _failure(name).log or ""
-    assert len(log.splitlines()) <= 30
+    assert len(log.splitlines()) <= TAIL_LINES
     assert not re.search(r'File ".*site-packages', log)
 
 

@@ -63,14 +63,14 @@ def test_a_changed_folder_is_refused(session: Session, folder: Path, tmp_path: P
     source = BuildSource(kind="folder", location="demo", sha256=source_hash(folder))
     (folder / "setup.py").write_text("old = 2\n")
     with pytest.raises(IntegrityError, match="the source has changed since it was locked") as caught:
-        unpack_source(source, tmp_path, session.workspace.project, session)
+        unpack_source(source, tmp_path, session)
     assert "jbuild lock" in (caught.value.hint or "")
 
 
 def test_an_archive_is_unpacked_without_its_top_folder(session: Session, tmp_path: Path) -> None:
     source = _cached_archive(session, {"demo-1.0/setup.py": b"old = 1\n"})
     (tmp_path / "out").mkdir()
-    unpack_source(source, tmp_path / "out", session.workspace.project, session)
+    unpack_source(source, tmp_path / "out", session)
     assert (tmp_path / "out/setup.py").read_text() == "old = 1\n"
 
 
@@ -78,7 +78,7 @@ def test_an_archive_that_leaves_its_folder_is_refused(session: Session, tmp_path
     source = _cached_archive(session, {"../../evil.py": b"x"})
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="the source archive is damaged"):
-        unpack_source(source, tmp_path / "out", session.workspace.project, session)
+        unpack_source(source, tmp_path / "out", session)
 
 
 def _cached_archive(session: Session, members: dict[str, bytes]) -> BuildSource:
@@ -100,21 +100,21 @@ def test_a_commit_is_fetched_from_a_repository(session: Session, folder: Path, t
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     source = BuildSource(kind="git", location=folder.as_uri(), commit=commit, sha256=source_hash(folder))
     (tmp_path / "out").mkdir()
-    unpack_source(source, tmp_path / "out", session.workspace.project, session)
+    unpack_source(source, tmp_path / "out", session)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["setup.py"]
 
 
 def test_a_commit_that_does_not_exist_is_one_error(session: Session, folder: Path, tmp_path: Path) -> None:
     source = BuildSource(kind="git", location=folder.as_uri(), commit="0" * 40, sha256="a" * 64)
     with pytest.raises(LockError, match="git cannot fetch 0000"):
-        unpack_source(source, tmp_path, session.workspace.project, session)
+        unpack_source(source, tmp_path, session)
     assert not list((session.workspace.foundry / "checkouts").iterdir())
 
 
 def test_a_patch_is_applied_from_the_cache_even_if_the_file_is_gone(session: Session, folder: Path) -> None:
     file = session.workspace.project / "fix.patch"
     file.write_text(PATCH)
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     file.unlink()
     apply_patch(patch, folder, session.workspace)
     assert (folder / "setup.py").read_text() == "new = 2\n"
@@ -122,7 +122,7 @@ def test_a_patch_is_applied_from_the_cache_even_if_the_file_is_gone(session: Ses
 
 def test_a_patch_that_does_not_fit_is_one_error_and_changes_nothing(session: Session, folder: Path) -> None:
     (session.workspace.project / "fix.patch").write_text(PATCH.replace("old", "other"))
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     with pytest.raises(BuildError, match="the patch does not fit the source") as caught:
         apply_patch(patch, folder, session.workspace)
     assert caught.value.where == "fix.patch"
@@ -132,7 +132,7 @@ def test_a_patch_that_does_not_fit_is_one_error_and_changes_nothing(session: Ses
 def test_a_changed_patch_without_a_copy_is_refused(session: Session, folder: Path) -> None:
     file = session.workspace.project / "fix.patch"
     file.write_text(PATCH)
-    (patch,) = lock_patches(_spec(session, patches=("fix.patch",)), session.workspace)
+    (patch,) = lock_patches(("fix.patch",), session.workspace.project, session.workspace)
     (session.workspace.foundry / "patches" / f"{patch.sha256}.patch").unlink()
     file.write_text(PATCH + "\n")
     with pytest.raises(IntegrityError, match="the patch has changed since it was locked"):

@@ -25,7 +25,7 @@ from builder.lock.lock_check import check_lock
 from builder.lock.stage import current_lock, lock_cell
 from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.locks import LockedBase
-from builder.model.recipes import PackageBuild, PackageBuilds, PackageSource
+from builder.model.recipes import InputSource, PackageBuild, PackageBuilds, PackageInput, PackageSource
 from builder.pipeline.order import RunOptions
 from builder.recipe.matrix import job_of
 from builder.remote.index.index_client import client_of
@@ -225,6 +225,23 @@ def test_a_folder_of_the_project(session: Session, public: TinyIndex) -> None:
     assert current_lock(job, session) is None
     (changed,) = lock(job, session).changes
     assert changed.words.startswith("ext 3.0: another source")
+
+
+def test_an_input_is_locked_and_a_change_of_its_folder_locks_again(session: Session, public: TinyIndex) -> None:
+    vendor = session.workspace.project / "vendor"
+    vendor.mkdir(parents=True)
+    (vendor / "lib.h").write_text("int x;\n")
+    entry = PackageInput(variable="LIB_DIR", source=InputSource(folder="vendor"))
+    job = cell(listed(inputs=(entry,)))
+    made = lock(job, session).lock
+    (build,) = made.builds or ()
+    assert [found.words for found in build.inputs or ()] == ["LIB_DIR: the folder vendor"]
+    assert current_lock(job, session) == made
+    (vendor / "lib.h").write_text("int y;\n")
+    assert current_lock(job, session) is None
+    (changed,) = lock(job, session).changes
+    assert changed.words == "ext 1.1: other inputs of its build because its inputs changed"
+    assert current_lock(cell(listed()), session) is None
 
 
 def test_a_folder_must_state_version_and_requirements(session: Session, public: TinyIndex) -> None:

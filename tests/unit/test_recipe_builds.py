@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import DocumentError
-from builder.model.recipes import PackageBuild, PackageBuilds, PackageSource
+from builder.model.recipes import InputSource, PackageBuild, PackageBuilds, PackageInput, PackageSource
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, specify
 
@@ -33,6 +33,8 @@ expect = "Yes"
 {overrides}
 """
 FLASH = '[[packages.build]]\nname = "flash-attn"\n'
+INPUT = FLASH + '[[packages.build.inputs]]\nvariable = "SRC_DIR"\n'
+SHA256 = "ab" * 32
 
 
 def loaded(folder: Path, build: str = "", overrides: str = "", *, templates: bool = False) -> Recipe:
@@ -71,6 +73,32 @@ def test_all_keys(tmp_path: Path) -> None:
     assert builds == PackageBuilds(packages=(expected,))
     assert builds.named("flash-attn") == expected
     assert builds.named("other") is None
+
+
+def test_inputs_are_folders_commits_and_archives(tmp_path: Path) -> None:
+    sources = [
+        f'{{ git = "https://example.com/a.git", commit = "{COMMIT}" }}\npatches = ["a.patch"]',
+        '{ folder = "native/b" }',
+        f'{{ archive = "https://example.com/c-1.0.tar.gz", sha256 = "{SHA256}" }}',
+    ]
+    tables = [
+        f'[[packages.build.inputs]]\nvariable = "{name}"\nsource = {text}'
+        for name, text in zip("ABC", sources, strict=True)
+    ]
+    builds = loaded(tmp_path, FLASH + "\n".join(tables)).spec.builds
+    build = builds.named("flash-attn") if builds else None
+    assert build
+    archive = InputSource(archive="https://example.com/c-1.0.tar.gz", sha256=SHA256)
+    assert build.inputs == (
+        PackageInput(
+            variable="A",
+            source=InputSource(git="https://example.com/a.git", commit=COMMIT),
+            patches=("a.patch",),
+        ),
+        PackageInput(variable="B", source=InputSource(folder="native/b")),
+        PackageInput(variable="C", source=archive),
+    )
+    assert build.all_patches == ("a.patch",)
 
 
 def test_all_that_lack_a_wheel(tmp_path: Path) -> None:
@@ -132,6 +160,48 @@ def test_an_override_adds_to_builds_and_replaces_those_of_a_package(tmp_path: Pa
         ),
         (FLASH + 'version = "1.0"', "version", "the index's source archives have versions"),
         (FLASH + 'flags = ["-O2"]', "flags", "unknown key `flags`"),
+        (INPUT, "inputs[0].source", "this source names no Git repository and no folder"),
+        (
+            INPUT + 'source = { git = "https://a.b/c" }',
+            "inputs[0].source.git",
+            "a Git repository needs a commit",
+        ),
+        (
+            INPUT + 'source = { archive = "https://a.b/c.zip" }',
+            "inputs[0].source.archive",
+            "an archive needs a sha256",
+        ),
+        (
+            INPUT + f'source = {{ sha256 = "{SHA256}" }}',
+            "inputs[0].source.sha256",
+            "this source names no archive",
+        ),
+        (
+            INPUT + f'source = {{ folder = "x", archive = "https://a.b/c.zip", sha256 = "{SHA256}" }}',
+            "inputs[0].source.archive",
+            "this source is not an archive",
+        ),
+        (
+            INPUT + f'source = {{ archive = "https://a.b/c", sha256 = "{SHA256}" }}',
+            "inputs[0].source.archive",
+            "`https://a.b/c` is not the address of a .tar.gz, .tar.xz, .tar.bz2 or .zip",
+        ),
+        (
+            INPUT
+            + 'source = { folder = "x" }\n[[packages.build.inputs]]\nvariable = "SRC_DIR"\nsource = { folder = "y" }',
+            "inputs[1].variable",
+            "`SRC_DIR` is listed twice",
+        ),
+        (
+            FLASH + 'environment = { SRC_DIR = "/x" }\n' + INPUT.removeprefix(FLASH) + 'source = { folder = "x" }',
+            "inputs[0].variable",
+            "`environment` sets `SRC_DIR` too",
+        ),
+        (
+            FLASH + '[[packages.build.inputs]]\nvariable = "SRC-DIR"\nsource = { folder = "x" }',
+            "inputs[0].variable",
+            "`SRC-DIR` is not the name of an environment variable",
+        ),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, key: str, message: str) -> None:
@@ -145,6 +215,9 @@ def test_patches_of_a_project_must_exist(tmp_path: Path) -> None:
     text = FLASH + 'patches = ["patches/a.patch"]'
     key = "packages.build[0].patches[0]"
     assert problems(tmp_path, text, templates=True) == [(key, "there is no patch `patches/a.patch`")]
+    of_input = INPUT + 'source = { folder = "x" }\npatches = ["patches/a.patch"]'
+    key = "packages.build[0].inputs[0].patches[0]"
+    assert problems(tmp_path, of_input, templates=True) == [(key, "there is no patch `patches/a.patch`")]
     (tmp_path / "patches").mkdir()
     (tmp_path / "patches" / "a.patch").touch()
     assert loaded(tmp_path, text, templates=True).spec.builds

@@ -50,7 +50,10 @@ class ShownModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownBuild:
-    """A package that the cell builds; `wheel` is the file name of its wheel, None before it is built."""
+    """A package that the cell builds; `wheel` is the file name of its wheel, None before it is built.
+
+    `inputs` are the sources besides its own, None without any.
+    """
 
     name: str
     version: str
@@ -58,6 +61,7 @@ class ShownBuild:
     patches: tuple[str, ...]
     fingerprint: str
     wheel: str | None
+    inputs: tuple[str, ...] | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,9 +225,10 @@ def _build(build: LockedBuild, lock: locks.Lock) -> ShownBuild:
         name=build.name,
         version=build.version,
         source=build.source.words,
-        patches=tuple(patch.name for patch in build.patches),
+        patches=tuple(patch.name for patch in build.all_patches),
         fingerprint=build.fingerprint,
         wheel=next((wheel.filename for wheel in lock.built_wheels if wheel.name == build.name), None),
+        inputs=tuple(entry.words for entry in build.inputs) if build.inputs else None,
     )
 
 

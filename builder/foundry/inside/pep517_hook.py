@@ -1,4 +1,7 @@
-"""Runs a project's own PEP 517 backend: `pep517_hook.py SOURCE OUTPUT COST`."""
+"""Runs a project's own PEP 517 backend: `pep517_hook.py SOURCE OUTPUT COST`.
+
+With `pep517_hook.py SOURCE --ask ANSWER` it builds nothing, and writes the requirements that the backend still needs.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ def _backend(source: Path) -> Any:
     return backend
 
 
-def _check_requirements(backend: Any) -> None:
-    """Fail if the backend needs packages that the lock does not have."""
+def _missing(backend: Any) -> dict[str, str]:
+    """Return the requirements that only the backend knows and the lock lacks, with what it has instead."""
     from packaging.requirements import Requirement  # noqa: PLC0415  # of the sandbox
 
     ask = getattr(backend, "get_requires_for_build_wheel", None)
-    missing = []
+    missing = {}
     for text in ask() if ask else ():
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate():
@@ -41,22 +44,30 @@ def _check_requirements(backend: Any) -> None:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            missing.append(text)
+            missing[text] = ""
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            missing.append(f"{text} (the lock has {version})")
-    if missing:
-        names = ", ".join(missing)
+            missing[text] = f" (the lock has {version})"
+    return missing
+
+
+def _check_requirements(backend: Any) -> None:
+    """Fail if the backend needs packages that the lock does not have."""
+    if missing := _missing(backend):
+        names = ", ".join(f"{text}{instead}" for text, instead in missing.items())
         sys.exit(
             f"jbuild: the project also needs {names} to build: add it to `build-requires`, then run `jbuild lock` again"
         )
 
 
 def main() -> None:
-    """Build the wheel, and write what memory it took."""
+    """Build the wheel, and write what memory it took; or ask."""
     source, output, cost = (Path(argument) for argument in sys.argv[1:])
     os.chdir(source)
     backend = _backend(source)
+    if str(output) == "--ask":
+        cost.write_text(json.dumps(list(_missing(backend))), encoding="utf-8")
+        return
     _check_requirements(backend)
     name = backend.build_wheel(str(output))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

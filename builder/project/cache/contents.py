@@ -122,7 +122,7 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
 
 def _inputs(build: LockedBuild) -> Iterator[str]:
     """Yield the sha256 of the files that a build needs."""
-    yield build.source.sha256
+    yield from (source.sha256 for source in build.sources)
     yield from (wheel.sha256 for wheel in build.requirements)
     yield from (tool.sha256 for tool in build.tools)
     if build.target.torch:

@@ -31,7 +31,7 @@ def project_members(job: Job, session: Session, *, proven: bool) -> Iterator[Bun
     sources = {f"recipes/{recipe.name}.toml": recipe.path}
     sources[f"recipes/golden/{recipe.name}.toml"] = workspace.golden(recipe.path)
     builds = recipe.spec.builds, *(rule.builds for rule in recipe.overrides)
-    patches = {patch for listed in builds if listed for build in listed.packages for patch in build.patches}
+    patches = {patch for listed in builds if listed for build in listed.packages for patch in build.all_patches}
     sources |= {f"recipes/{patch}": recipe.path.parent / patch for patch in sorted(patches)}
     sources |= {f"dockerfiles/{path.name}": path for path in _templates(job, session)}
     for path in (workspace.lock(recipe.name, job.cell.id), workspace.model_lock(recipe.name), workspace.systems):

@@ -66,6 +66,14 @@ class VaultReader:
         self.contents()
         return self._files.get((sha256, filename))
 
+    def find_named(self, filename: str) -> VaultFile | None:
+        """Return the file of this name, or None: for names that have the hash of what the file contains.
+
+        Raises:
+            JbuildError: the vault cannot be read.
+        """
+        return next((file for file in self.contents().files if file.filename == filename), None)
+
     def files(self, index: str, project: str) -> tuple[IndexFile, ...]:
         """Return the files of a project that came from an index, with the addresses that they have there.
 

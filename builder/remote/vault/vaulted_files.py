@@ -48,12 +48,15 @@ def vault_locations(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.vault for rule in config.index_mirrors if rule.vault))
 
 
-def vaulted(sha256: str, filename: str, config: Config) -> Iterator[VaultedFile]:
-    """Yield a file of each vault that has it; vaults that cannot be read are passed over."""
+def vaulted(sha256: str | None, filename: str, config: Config) -> Iterator[VaultedFile]:
+    """Yield a file of each vault that has it; vaults that cannot be read are passed over.
+
+    Without a `sha256`, the name decides, and whoever reads the file checks what it contains.
+    """
     for location in vault_locations(config):
         try:
             reader = vault_at(location, config)
-            file = reader.find(sha256, filename)
+            file = reader.find(sha256, filename) if sha256 else reader.find_named(filename)
         except JbuildError:
             # The index has the file too; where it does not, its own error and that of the page name both.
             continue
@@ -99,7 +102,7 @@ def read_vaulted(
     return None
 
 
-def fetch_from_vault(sha256: str, filename: str, session: Session, fetch: Callable[[VaultedFile], None]) -> bool:
+def fetch_from_vault(sha256: str | None, filename: str, session: Session, fetch: Callable[[VaultedFile], None]) -> bool:
     """Fetch a file from the first vault that gives it; return whether one did.
 
     A vault that fails draws a warning: another one, or the file's own server, has the same bytes.
