@@ -97,8 +97,8 @@ def _cuda(build: LockedBuild) -> dict[str, str]:
         "CUDACXX": f"{CUDA}/bin/nvcc",
         "CUDA_TOOLKIT_ROOT": CUDA,
         "CUDAHOSTCXX": compiler,
-        # nvcc 12 ignores NVCC_CCBIN.
-        "NVCC_PREPEND_FLAGS": f"-ccbin {compiler}",
+        # nvcc 12 ignores NVCC_CCBIN. Without the option, objects contain names of temporary files, with process IDs.
+        "NVCC_PREPEND_FLAGS": f"-ccbin {compiler} --objdir-as-tempdir",
         "TORCH_CUDA_ARCH_LIST": ";".join(build.target.gpus),
     }
 
