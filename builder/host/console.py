@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The first and the longest interval of the lines that stand for live progress in a log: each is twice the last one.
 _PLAIN_EVERY_S = 10.0
-_PLAIN_AT_LEAST_EVERY_S = 120.0
+_PLAIN_AT_LEAST_EVERY_S = 60.0
 # The length of a note in such a line.
 _NOTE_LENGTH = 90
 TAIL_LINES = 25

@@ -8,7 +8,11 @@ ENGINE_SOCKET=$ENGINE_HOME/docker.sock
 # shellcheck disable=SC2034  # used by the other files
 ENGINE_RECORD=$ENGINE_HOME/engine.json
 
-say() { printf '%s: %s\n' "${SCRIPT_NAME:-engine}" "$*" >&2; }
+# A message takes the place of the line that `show` wrote last; a log has no such lines.
+ERASE=''
+[[ ! -t 2 ]] || ERASE=$'\r\033[K'
+
+say() { printf '%s%s: %s\n' "$ERASE" "${SCRIPT_NAME:-engine}" "$*" >&2; }
 
 die() {
     say "$*"

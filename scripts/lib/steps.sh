@@ -3,7 +3,9 @@
 
 declare -A STEP_PID=() STEP_VIEW=() STEP_START=() STEP_SECONDS=()
 STEP_ORDER=()
-HEARTBEAT_S=20
+# A terminal shows one line that changes; a log gets a line a minute.
+HEARTBEAT_S=60
+[[ ! -t 2 ]] || HEARTBEAT_S=1
 
 step_log() { echo "$STEP_LOGS/$1.log"; }
 
@@ -31,18 +33,22 @@ SCRIPT_MESSAGE='^(engine|stand-in): '
 follow() {
     local name=$1
     tail -n +1 -F --pid="${STEP_PID[$name]}" -s 0.3 "$(step_log "$name")" 2>/dev/null |
-        sed -unE "s/$SCRIPT_MESSAGE/    &/p" >&2 &
+        sed -unE "s/$SCRIPT_MESSAGE/$ERASE    &/p" >&2 &
     STEP_VIEW[$name]=$!
 }
 
 still_runs() { [[ -n ${STEP_PID[$1]:-} ]] && kill -0 "${STEP_PID[$1]}" 2>/dev/null; }
+
+show() {
+    if [[ -n $ERASE ]]; then printf '%s%s: %s' "$ERASE" "$SCRIPT_NAME" "$*" >&2; else say "$*"; fi
+}
 
 heartbeat() {
     local name running=''
     for name in "${STEP_ORDER[@]}"; do
         ! still_runs "$name" || running+="${running:+, }$name $((SECONDS - STEP_START[$name])) s"
     done
-    [[ -z $running ]] || say "still running: $running"
+    [[ -z $running ]] || show "still running: $running"
 }
 
 # finish NAME HINT: waits for a step. If it fails, the script prints the hint and ends.
