@@ -110,6 +110,7 @@ class Verdict:
         modules: the extension modules, if there was no server.
         gpu: the GPU's computation, at its level.
         image_bytes: the image's size in a registry.
+        emulation: the settings and aids of this run that serve emulation only.
         symptoms: known problems in the log, also of a run that passed.
         warnings: errors in the log, and regressions from the last run.
         log: the file of the container's log.
@@ -128,6 +129,7 @@ class Verdict:
     image_bytes: int | None = None
     modules: Modules | None = None
     gpu: GpuComputation | None = None
+    emulation: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     step: Step | None = None

@@ -146,6 +146,12 @@ def launch(
     )
 
 
+def emulation_settings(image: Image, started: Launch) -> list[str]:
+    """Return the settings of an emulated container that serve emulation only."""
+    environment = dict(started.environment)
+    return [f"{name}={environment[name]}" for name, _ in emulator_settings(architecture(image))]
+
+
 def _on_host_network(environment: Mapping[str, str], engine: Engine) -> dict[str, str]:
     """Return the address and a free port for a server on the network of the engine's machine."""
     host = "127.0.0.1" if engine.is_local else "0.0.0.0"  # noqa: S104  # with a key, as published ports of remote engines

@@ -18,6 +18,7 @@ from builder.host.engine.docker import has_bridge
 from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.recipe import value_checks
+from builder.smoke import inspection
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, first_exception, read_log
 from builder.smoke.launch import facts, level
@@ -62,10 +63,11 @@ def smoke(
     """
     check_questions(spec)
     labels, level_facts = dict(image.labels), facts(image, engine)
+    launch = launching.launch(image, reference, spec, engine, memory_bytes, host_network=not has_bridge(engine))
     run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
-        launch=launching.launch(image, reference, spec, engine, memory_bytes, host_network=not has_bridge(engine)),
+        launch=launch,
         engine=engine,
         console=console,
         level=level(level_facts),
@@ -73,6 +75,7 @@ def smoke(
         baseline=baseline or Baseline(),
         sms=labels.get(_SMS_LABEL, ""),
         on_step=on_step,
+        emulation=launching.emulation_settings(image, launch) if not level_facts.native else [],
     )
     if run.launch.gpu:
         console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
@@ -91,8 +94,10 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
                 return None
             if run.level == "gpu":
                 check_gpu(run, client, log.with_name(f"{log.stem}-probe.log"))
-            with started(run, run.launch, client, log) as container:
+            with started(run, inspection.prepared(run), client, log) as container:
+                program = inspection.begin(run, container)
                 serve(run, container)
+                inspection.end(run, container, program)
     except StepFailedError as failed:
         return failed
     except APIError as error:
@@ -126,6 +131,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         image_bytes=image.size,
         modules=run.modules,
         gpu=run.gpu,
+        emulation=tuple(run.emulation),
         symptoms=tuple(symptom.says for symptom in matches),
         warnings=read.errors,
         step=failed.step if failed else None,

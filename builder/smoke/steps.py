@@ -61,7 +61,7 @@ class SmokeRun:
 
     `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
     `sms` are the image's GPU architectures. Each long step is named to `on_step` when it begins; `log` is the file of
-    the last container's log.
+    the last container's log; `emulation` is what serves emulation only.
     """
 
     name: str
@@ -83,6 +83,7 @@ class SmokeRun:
     tail: str = ""
     modules: Modules | None = None
     gpu: GpuComputation | None = None
+    emulation: list[str] = field(default_factory=list)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Task]:
