@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from builder.cli.results import VerbFailure, failure_of
+from builder.device.service_records import CACHE
 from builder.host import records
 from builder.host.engine.emulation import emulator_settings
 from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
@@ -178,7 +179,7 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     if locked:
         lines += _lock_lines(run, locked.lock)
     if audit:
-        lines.append(f"  audit     {audit.counts}")
+        lines.append(f"  audit     {_findings(audit.counts)}")
     if plan and not image:
         # The command's context and outputs are relative to the folder.
         folder = run.folder.path
@@ -189,7 +190,7 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     if result.verified:
         lines.append("  verified  a second build without any cache gave the same digest")
     if verdict := run.find(Verdict):
-        lines += [f"  {line}" for line in verdict_lines(verdict)]
+        lines += [f"  {line}" for line in verdict_lines(verdict, earlier=_is_earlier(result, verdict))]
     if publication := run.find(Publication):
         lines += [f"  pushed    {tag}" for tag in publication.references]
         lines += [f"  withheld  {reason}" for reason in publication.withheld_reasons]
@@ -200,9 +201,27 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     return "\n".join(lines + ([f"  run it    {reach}{command}"] if command else []))
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """Return a passed verdict as lines of text: its level, its answers and its warnings."""
-    lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s"]
+def _findings(counts: FindingCounts) -> str:
+    """Return the counts without zeros: `0 warnings` would contradict the warnings of other stages above it."""
+    words = [word for word in str(counts).split(", ") if not word.startswith("0 ")]
+    return ", ".join(words) or "no findings"
+
+
+def _is_earlier(result: CellResult, verdict: Verdict) -> bool:
+    """Return whether the verdict is from an earlier run: a run that started the server took longer than the start."""
+    seconds = sum(stage.seconds for stage in result.stages if stage.stage == "smoke" and stage.ran)
+    return seconds < (verdict.ready_s or 0.0)
+
+
+def verdict_lines(verdict: Verdict, *, earlier: bool = False) -> list[str]:
+    """Return a passed verdict as lines of text: its level, its answers and its warnings.
+
+    The times of an `earlier` run are marked as such, since they are not part of this run's time.
+    """
+    when = f" (in an earlier run, {verdict.when[:16].replace('T', ' ')} UTC)" if earlier else ""
+    lines = [f"smoke     passed at level {verdict.level}, ready after {verdict.ready_s:.0f} s{when}"]
+    if verdict.emulation:
+        lines.append(f"emulation {'; '.join(verdict.emulation)}")
     if verdict.modules:
         count = len(verdict.modules.need_driver)
         lines.append(f"modules   {verdict.modules.loaded} load, {count} need the GPU's driver and could not be tried")
@@ -237,7 +256,9 @@ def _run_command(run: CellRun, gpu: GpuAccess) -> str | None:
         environment = (*emulator_settings(job.platform.architecture), *job.spec.smoke.environment)
         options += "".join(f"-e {shlex.quote(f'{name}={value}')} " for name, value in environment)
     port = job.spec.server.port
-    return f"docker run --rm --platform linux/{job.platform.architecture} {options}-p 127.0.0.1:{port}:{port} {image}"
+    # The second start reuses what the first one compiled and inspected.
+    options += f"-p 127.0.0.1:{port}:{port} -v vllm-cache:{CACHE}"
+    return f"docker run --rm --platform linux/{job.platform.architecture} {options} {image}"
 
 
 def _counts(results: Sequence[CellResult]) -> str:

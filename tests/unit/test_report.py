@@ -17,12 +17,15 @@ from builder.errors import NoWheelsError, SmokeError
 from builder.host import records
 from builder.host.console import Console
 from builder.host.units import duration
+from builder.model.audits import Audit, Finding
 from builder.model.locks import Locked
 from builder.model.publications import Publication, TagWithheld
 from builder.model.verdicts import FailedModule, Modules
+from builder.pipeline.history import StageResult
 
 if TYPE_CHECKING:
     from builder.host.session import Session
+    from builder.model.audits import Severity
 
 
 def test_withheld_tags_are_told_with_their_reason(session: Session) -> None:
@@ -40,14 +43,14 @@ def test_everything_that_was_made_is_named(session: Session) -> None:
         f"  lock      {session.workspace.lock('demo', 'one')} (1 wheels)",
         f"  image     {DIGEST}",
         "  size      500 MB compressed",
-        "  smoke     passed at level emulated, ready after 93 s",
+        "  smoke     passed at level emulated, ready after 93 s (in an earlier run, 2026-01-01 00:00 UTC)",
         "  asked     Capital of France?",
         "  answer    The capital is Paris.\\x1b[31m",
         "  pushed    localhost:5000/vllm:1.0-cpu",
         "  time      1 min 1 s: lock 1 min 1 s",
         (
             "  run it    docker run --rm --platform linux/arm64 -e QEMU_CPU=max,sve=off "
-            "-p 127.0.0.1:8000:8000 localhost:5000/vllm:1.0-cpu"
+            "-p 127.0.0.1:8000:8000 -v vllm-cache:/cache localhost:5000/vllm:1.0-cpu"
         ),
         "",
         "1 done in 2 min 5 s",
@@ -58,9 +61,37 @@ def test_what_a_smoke_run_could_not_try_and_what_it_warns_of(session: Session) -
     modules = Modules(loaded=240, need_driver=(FailedModule(file="vllm/_C.abi3.so", lacks="libcuda.so.1"),))
     verdict = replace(VERDICT, level="emulated-forward", modules=modules, warnings=("ERROR \x1b[31m once",))
     text = summary([everything(session, verdict=verdict)], 1.0)
-    assert "  smoke     passed at level emulated-forward, ready after 93 s\n" in text
+    assert "  smoke     passed at level emulated-forward, ready after 93 s (in an earlier run" in text
     assert "  modules   240 load, 1 need the GPU's driver and could not be tried\n" in text
     assert "  warning   ERROR \\x1b[31m once\n" in text
+
+
+@pytest.mark.parametrize(("ran", "seconds", "earlier"), [(True, 110.0, False), (True, 1.2, True), (False, 110.0, True)])
+def test_the_times_of_an_earlier_smoke_run_are_marked(
+    session: Session, ran: bool, seconds: float, earlier: bool
+) -> None:
+    smoked = replace(everything(session), stages=(StageResult(stage="smoke", ran=ran, seconds=seconds),))
+    line = "  smoke     passed at level emulated, ready after 93 s"
+    assert (f"{line}\n" in summary([smoked], 1.0)) is not earlier
+
+
+def test_what_was_set_for_emulation_only_is_named(session: Session) -> None:
+    verdict = replace(VERDICT, emulation=("QEMU_CPU=max,sve=off", "a second process helped"))
+    text = summary([everything(session, verdict=verdict)], 1.0)
+    assert "  emulation QEMU_CPU=max,sve=off; a second process helped\n" in text
+
+
+@pytest.mark.parametrize(
+    ("findings", "shown"),
+    [((), "no findings"), (("info", "info"), "2 notes"), (("warning", "error"), "1 error, 1 warning")],
+)
+def test_a_count_of_zero_warnings_does_not_contradict_other_stages(
+    session: Session, findings: tuple[Severity, ...], shown: str
+) -> None:
+    made = (Finding(rule="r", severity=severity, wheel="w", file="f", detail="d", fix="x") for severity in findings)
+    audit = Audit(cell="one", base="b", findings=tuple(made))
+    text = summary([everything(session, audit=audit)], 1.0)
+    assert f"  audit     {shown}\n" in text
 
 
 def test_a_rendered_cell_says_how_to_build_it(session: Session) -> None:

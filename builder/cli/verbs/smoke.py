@@ -98,6 +98,6 @@ def _smoke_bundle(folder: Path, session: Session, options: RunOptions, level: st
 def _text(result: BundleVerdict) -> str:
     lines = [f"{result.recipe}/{result.cell}: {'done' if result.ran else 'unchanged'}"]
     lines += [f"  image     {result.image}, {result.verdict.digest}"]
-    lines += [f"  {line}" for line in verdict_lines(result.verdict)]
+    lines += [f"  {line}" for line in verdict_lines(result.verdict, earlier=not result.ran)]
     lines += [f"  recorded  {result.golden}"] if result.golden else []
     return "\n".join([*lines, f"  verdict   {result.file}"])
