@@ -48,6 +48,7 @@ def test_the_model_answers_from_the_arm64_image(cell: dict[str, Any]) -> None:
 def test_the_level_is_the_machines(cell: dict[str, Any], engine: Engine) -> None:
     expected = "cpu" if engine.architecture == "arm64" else "emulated"
     assert cell["verdict"]["level"] == expected
+    assert bool(cell["verdict"]["emulation"]) is (expected == "emulated")
 
 
 def test_the_registry_has_the_tag_on_that_digest(cell: dict[str, Any], project: Project) -> None:
