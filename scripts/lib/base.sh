@@ -38,10 +38,8 @@ make_rootfs() {
     local arch=$1 suite=$2 sources=$3 target=$4
     SOURCE_DATE_EPOCH=$BASE_EPOCH mmdebstrap --arch="$arch" --variant=minbase --format=tar \
         --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
-        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' \
         --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
+        --extract-hook="$here/lib/before-installation" \
         --customize-hook="rm -f \"\$1/etc/hostname\" \"\$1/etc/resolv.conf\"" \
         "$suite" "$target" - <<<"$sources"
 }
