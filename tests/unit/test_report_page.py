@@ -198,18 +198,19 @@ def test_figures_over_past_runs(made: Made, view: Callable[..., CellView]) -> No
 
 def test_what_a_smoke_run_saw_besides_its_answers(session: Session, made: Made) -> None:
     image = made.image(made.lock())
-    verdict = made.verdict(
-        image,
-        gpu=GpuComputation(device="Orin", sm="8.7", arch_list=("sm_80", "sm_87")),
-        modules=Modules(loaded=41, broken=(FailedModule(file="a/_C.so", lacks=f"libx.so {BAD}"),)),
-        warnings=("slower than the last time",),
-    )
+    seen: dict[str, Any] = {
+        "gpu": GpuComputation(device="Orin", sm="8.7", arch_list=("sm_80", "sm_87")),
+        "modules": Modules(loaded=41, broken=(FailedModule(file="a/_C.so", lacks=f"libx.so {BAD}"),)),
+        "emulation": (f"QEMU_CPU={BAD}",),
+        "warnings": ("slower than the last time",),
+    }
+    (answer,) = made.verdict(image, **seen).answers
     golden = Agreement(tokens=7, worst=0.1, difference="then it says London")
-    made.verdict(image, gpu=verdict.gpu, modules=verdict.modules, warnings=verdict.warnings,
-                 answers=(replace(verdict.answers[0], at_once=4, golden=golden),))  # fmt: skip
+    made.verdict(image, answers=(replace(answer, at_once=4, golden=golden),), **seen)
     text = " ".join(Reader(page(session)).texts)
     for said in ("Orin, SM 8.7", "41 load", "1 are broken", "lacks libx.so </script>", "slower than the last time"):
         assert said in text
+    assert "For emulation only: QEMU_CPU=</script>" in text
     assert "4 at once, 7 tokens as golden: then it says London" in text
 
 
