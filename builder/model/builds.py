@@ -214,7 +214,7 @@ class LockedBuild:
             sorted((wheel.filename, wheel.sha256) for wheel in self.requirements),
             (target.architecture, target.python, target.glibc, target.gpus, target.cuda),
             (torch.filename, torch.sha256) if torch else None,
-            # Builds without inputs keep the fingerprints that they have always had.
+            # Builds without inputs keep their fingerprints.
             *([more] if more else ()),
         )
         return hashlib.sha256(json.dumps(inputs, separators=(",", ":")).encode()).hexdigest()
