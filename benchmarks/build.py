@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--without-pip", action="store_true", help="omit `pip install`, the slowest build")
     parser.add_argument("--slim", type=Path, metavar="RECIPE", help="compare slimmed builds of a cell with whole ones")
     parser.add_argument("--cell", default="sm=8.7", help="the cell of RECIPE (default sm=8.7)")
-    parser.add_argument("--folder", type=Path, help="unpack wheels of RECIPE below this folder")
+    parser.add_argument("--folder", type=Path, help="pack layers of RECIPE below this folder")
     options = parser.parse_args()
     if options.slim:
         write_section("Slimming", compare(options.slim, options.cell, options.runs or SMALL.runs, options.folder))

@@ -1,6 +1,6 @@
 """Compares the build of a cell with all GPU code and the build without the code for other GPUs, NVIDIA's included.
 
-Wheels, facts and the system layer are in the cache; unpacked wheels and packed layers are not. The runs alternate.
+Wheels, facts and the system layer are in the cache; packed layers are not. The runs alternate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Folders that the measured builds share with the user's cache, and those that a cold build makes anew.
 _SHARED = ("engine", "facts", "interpreters", "metadata", "models", "stand-in", "systems", "tools", "uv", "wheels")
-_COLD = ("trees", "packed", "images")
+_COLD = ("packed", "images")
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {"slim": False, "slim-packages": {"*": False}},
     "slimmed": {"slim": True, "slim-packages": {"*": True}},
@@ -58,7 +58,7 @@ class Builds:
 
 
 def compare(recipe: Path, cell: str, runs: int, folder: Path | None) -> str:
-    """Return the text of the section; `folder` is where each run unpacks the wheels."""
+    """Return the text of the section; `folder` is where each run packs layers."""
     with tempfile.TemporaryDirectory(prefix="jbuild-bench-", dir=folder) as name:
         workspace = Workspace(project=Path(name) / "project", cache=Path(name) / "cache")
         _prepare(workspace, recipe)
@@ -131,7 +131,7 @@ def _section(recipe: Path, builds: Builds, runs: int) -> str:
         (
             f"{command}, {machine()}, load average {os.getloadavg()[2]:.1f}.",
             "NVIDIA's wheels are slimmed, too. Wheels, facts and the system layer are in the cache. A cold build",
-            "unpacks all wheels and packs all layers; with warm caches, only the cell's folder is made again.",
+            "packs all layers; with warm caches, only the cell's folder is made again.",
             f"Medians of {runs}, alternating. Processor time is that of jbuild's processes, without the engine; memory",
             "is the peak of all processes together (PSS). The machine has other users: processor time says more.",
             "",

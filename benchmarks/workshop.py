@@ -140,8 +140,8 @@ tags = ["{{cell}}"]
         return {wheel.name: wheel for wheel in lock.wheels} if lock else {}
 
     def cold(self) -> None:
-        """Start over with a new engine, without unpacked wheels, rendered files, images and pushed images."""
-        self._move_away(self.workspace.trees, self.workspace.images, self.project / "build")
+        """Start over with a new engine, without rendered files, images and pushed images."""
+        self._move_away(self.workspace.images, self.project / "build")
         self.engine.signal(signal.SIGKILL)
         self._empty(self.engine.folder / "data")
         self.engine = self.engines.enter_context(running_engine())
@@ -161,7 +161,7 @@ tags = ["{{cell}}"]
         for folder in folders:
             if folder.exists():
                 folder.rename(target / folder.name)
-        for folder in folders[:2]:
+        for folder in folders[:1]:
             self._empty(target / folder.name)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 An exception other than the readers' MalformedError is a bug, and so is an input that takes more than ten seconds or a
 gigabyte of memory. The command stores the input of a bug, and the exit code is 1. Seeds are small files of the
-wheelhouse and of unpacked wheels, and small parts of larger ones.
+wheelhouse and of its wheels, and small parts of larger ones.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agreement.elves import shared_objects
 from agreement.report import when_and_where, write_section
+from agreement.wheel_files import wheel_libraries
 from builder.audit import elf, fatbin
-from builder.audit.byte_source import File, MalformedError
+from builder.audit.byte_source import MalformedError
 from builder.errors import JbuildError
 from builder.host.console import Console
 from builder.host.paths import Workspace
@@ -137,9 +137,9 @@ def _write_seeds(seeds: Iterable[bytes], folder: Path) -> int:
 
 
 def _elf_seeds(workspace: Workspace) -> Iterator[bytes]:
-    for path in shared_objects(workspace.trees):
-        if path.stat().st_size <= _LONGEST:
-            yield path.read_bytes()
+    for source in wheel_libraries(workspace):
+        if source.size <= _LONGEST:
+            yield source.read(0, source.size)
 
 
 def _wheel_seeds(workspace: Workspace) -> Iterator[bytes]:
@@ -150,22 +150,19 @@ def _wheel_seeds(workspace: Workspace) -> Iterator[bytes]:
 
 def _fatbin_seeds(workspace: Workspace) -> Iterator[bytes]:
     """Yield sections of real libraries with truncated payloads and corrected sizes."""
-    for path in shared_objects(workspace.trees):
+    for source in wheel_libraries(workspace):
         try:
-            sections = elf.read_source(File(path)).sections
+            sections = elf.read_source(source).sections
         except MalformedError:
             continue
         for section in sections:
             if section.name in fatbin.SECTIONS:
-                with path.open("rb") as file:
-                    file.seek(section.offset)
-                    yield _truncated(file.read(min(section.size, 64 << 20)))[:_LONGEST]
+                yield _truncated(source.read(section.offset, min(section.size, 64 << 20)))[:_LONGEST]
 
 
 def _kernel_seeds(workspace: Workspace) -> Iterator[bytes]:
     """Yield small containers of real libraries as they are, and cubins from them."""
-    for path in shared_objects(workspace.trees):
-        source = File(path)
+    for source in wheel_libraries(workspace):
         try:
             for container in islice(fatbin.containers(source, elf.read_source(source)), _MOST_OF_A_LIBRARY):
                 if container.header + container.size <= _LONGEST:

@@ -16,9 +16,11 @@ from agreement.elves import shared_objects
 from agreement.report import when_and_where, write_section
 from agreement.stack_project import StackProject
 from agreement.stacks import read_stacks
+from agreement.wheel_files import write_wheels
 from builder.audit import elf, fatbin
 from builder.audit.byte_source import File, MalformedError
 from builder.errors import JbuildError
+from builder.host.files import temp_folder
 from builder.lock.stage import current_lock
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agreement.stacks import Stack
+    from builder.model.wheels import LockedWheel
 
 
 @dataclass(slots=True)
@@ -76,13 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare_readers(only: Sequence[str], program: Path, project: StackProject) -> int:
     stacks = [stack for stack in read_stacks() if not only or stack.name in only]
-    trees = list(_trees(stacks, project))
+    wheels = dict(_wheels(stacks, project))
     symbols, gpu = Tally(), Tally()
-    with project.session.console.task("comparing", len(trees), unit="wheels") as task:
-        for tree in trees:
-            _compare(tree, program, symbols, gpu)
+    with project.session.console.task("comparing", len(wheels), unit="wheels") as task:
+        for wheel, python in wheels.items():
+            with temp_folder(project.folder) as folder:
+                write_wheels([wheel], python, None, project.session, folder)
+                _compare(folder, program, symbols, gpu)
             task.advance(1)
-    text = _section(symbols, gpu, len(trees))
+    text = _section(symbols, gpu, len(wheels))
     project.session.console.result(None, text)
     if not only:
         write_section("readers", text)
@@ -101,19 +106,17 @@ def _compare_kernels(links: Sequence[str], program: Path, project: StackProject)
     return sum(len(tally.differences) for tally in tallies)
 
 
-def _trees(stacks: Sequence[Stack], project: StackProject) -> Iterator[Path]:
-    digests = set()
+def _wheels(stacks: Sequence[Stack], project: StackProject) -> Iterator[tuple[LockedWheel, str]]:
+    """Yield the wheels of stacks that are in the wheelhouse, with their Python version."""
     for stack in stacks:
         lock = current_lock(project.job(stack), project.session)
         for wheel in lock.wheels if lock else ():
-            tree = project.tree(wheel, lock) if lock else None
-            if tree and tree.is_dir() and wheel.sha256 not in digests:
-                digests.add(wheel.sha256)
-                yield tree
+            if lock and project.session.workspace.wheel(wheel.sha256, wheel.filename).is_file():
+                yield wheel, lock.platform.python
 
 
-def _compare(tree: Path, program: Path, symbols: Tally, gpu: Tally) -> None:
-    for path in shared_objects(tree):
+def _compare(folder: Path, program: Path, symbols: Tally, gpu: Tally) -> None:
+    for path in shared_objects(folder):
         name = str(path).rpartition("/site-packages/")[2]
         symbols.add(name, lambda path=path: binutils.differences(path))  # type: ignore[misc]
         if any(section.name in fatbin.SECTIONS for section in elf.read_source(File(path)).sections):

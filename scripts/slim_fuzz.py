@@ -1,7 +1,7 @@
 """Slims libraries with random damage: the result is an error, or a library that is right and not larger.
 
 The mutations come from a random generator with a fixed seed, so that two runs try the same files. A wrong result is
-stored, and the exit code is 1. Seeds are small libraries that this program builds, and small ones of unpacked wheels.
+stored, and the exit code is 1. Seeds are small libraries that this program builds, and small ones of wheels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from agreement.elves import shared_objects
 from agreement.report import when_and_where
+from agreement.wheel_files import wheel_libraries
 from builder.audit import fatbin
 from builder.audit.byte_source import MalformedError, Plain
 from builder.host.console import Console
@@ -109,9 +109,9 @@ def _built_seeds() -> Iterator[bytes]:
 
 def _real_seeds(workspace: Workspace) -> Iterator[bytes]:
     number = 0
-    for path in shared_objects(workspace.trees):
-        if number < _MOST_REAL and path.stat().st_size <= _LONGEST:
-            data = path.read_bytes()
+    for source in wheel_libraries(workspace):
+        if number < _MOST_REAL and source.size <= _LONGEST:
+            data = source.read(0, source.size)
             if _section_of(data):
                 number += 1
                 yield data

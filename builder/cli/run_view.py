@@ -26,6 +26,7 @@ from builder.model.verdicts import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from builder.host.paths import CellFolder
     from builder.model.locks import Lock
     from builder.pipeline.cell import CellRun
     from builder.pipeline.runner import CellResult, Preview
@@ -171,6 +172,13 @@ def _lock_path(run: CellRun) -> str:
     return str(run.session.workspace.lock(run.job.recipe.name, run.job.cell.id))
 
 
+def _plan_lines(folder: CellFolder, plan: Plan, reach: str) -> Iterator[str]:
+    yield f"  plan      {folder.path}"
+    if plan.layers and all((folder.layers / name).is_dir() for name in plan.layers):
+        # The command's context and outputs are relative to the folder.
+        yield f"  build it  cd {shlex.quote(str(folder.path))} && {reach}{' '.join(plan.command)}"
+
+
 def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     run, lines = result.run, [f"{result.run.job.name}: {result.status}"]
     locked, audit, plan, image = run.find(Locked), run.find(Audit), run.find(Plan), run.find(Image)
@@ -181,10 +189,7 @@ def _cell(result: CellResult, reach: str, gpu: GpuAccess) -> str:
     if audit:
         lines.append(f"  audit     {_findings(audit.counts)}")
     if plan and not image:
-        # The command's context and outputs are relative to the folder.
-        folder = run.folder.path
-        enter = f"cd {shlex.quote(str(folder))}"
-        lines += [f"  plan      {folder}", f"  build it  {enter} && {reach}{' '.join(plan.command)}"]
+        lines += _plan_lines(run.folder, plan, reach)
     if image:
         lines += [f"  image     {image.digest}", f"  size      {image.size / 1e6:.0f} MB compressed"]
     if result.verified:

@@ -36,7 +36,7 @@ VERBS = {
         Verb("recipe", "recipe", "RecipeResult", "Build and test images, and push them with --push."),
         Verb("lock", "stages", "LockResult", "Lock wheels, base image and model files."),
         Verb("audit", "audit", "AuditResult", "Check that the locked wheels load and run on the device."),
-        Verb("render", "stages", "RunResult", "Write Dockerfiles and build contexts."),
+        Verb("render", "stages", "RunResult", "Write Dockerfiles."),
         Verb("build", "stages", "RunResult", "Build images."),
         Verb("smoke", "smoke", "SmokeResult", "Run images and test their answers."),
         Verb("wheel", "wheel", "WheelResult", "Build a wheel that no index has."),

@@ -70,11 +70,11 @@ class _Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellFolder:
-    """The files of one cell: the plan that `docker buildx build` can build, and the stages' records."""
+    """The files of one cell: the plan, and the stages' records."""
 
     path: Path
     dockerfile = _Place("path", "Dockerfile")  # rendered
-    layers = _Place("path", "layers")  # the build context's trees, one folder a layer
+    layers = _Place("path", "layers")  # of a standalone plan: the files of layers, one folder a layer
     system_layer = _Place("path", "system-layer")  # for the build of the cell's system layer alone
     history = _Place("path", "history.jsonl")  # the outcomes of the cell's runs, a line each
     running = _Place("path", "running.jsonl")  # the line of a run that has not ended, locked by its process
@@ -109,7 +109,6 @@ class Workspace:
     report = _Place("project", "build/report.html")  # the page of `jbuild report`
     wheels = _Place("cache", "wheels")  # the wheelhouse: wheels by sha256
     index_states = _Place("cache", "indexes")  # the times since when package indexes fail, a file an index
-    trees = _Place("cache", "trees")  # unpacked wheels by sha256 and format
     facts = _Place("cache", "facts")  # facts about wheels, base images and layers, by digest
     # Interpreters that uv fetched: archives for images by sha256, and compilers for this machine.
     interpreters = _Place("cache", "interpreters")

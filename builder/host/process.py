@@ -6,26 +6,29 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from builder.errors import ProgramFailedError, ProgramMissingError, ProgramSilentError, ProgramTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
-    from typing import IO
+    from typing import IO, Any
+
+_Text = TypeVar("_Text", str, bytes)
 
 _KILL_AFTER_S = 10
 _DEFERRED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The time for other programs of a group to end after its leader.
 _LINGER_S = 1.0
 _TAIL_LINES = 400
-_running: set[subprocess.Popen[str]] = set()
+_running: set[subprocess.Popen[Any]] = set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +69,7 @@ def run(
         ProgramSilentError: it printed no line for `silent_s` seconds.
     """
     clock = _Clock(timeout_s, silent_s)
-    child = _begin(argv, env, cwd, feed=stdin is not None)
+    child = _started(argv[0], lambda: _start(argv, env, cwd, feed=stdin is not None))
     out: list[str] = []
     err: deque[str] = deque(maxlen=_TAIL_LINES)
     failures: list[BaseException] = []
@@ -124,6 +127,75 @@ class _Clock:
         return self._silent_s is not None and time.monotonic() - self._last >= self._silent_s
 
 
+class PipedProgram:
+    """A program that answers requests through its pipes until it is closed."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        """Start the program; `env` is added to this process's environment.
+
+        Raises:
+            ProgramMissingError: the program is not on PATH.
+        """
+        self._argv = tuple(argv)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the program
+        self._child = _started(argv[0], lambda: _piped(argv, env, cwd, self._errors))
+
+    def send(self, *blocks: bytes) -> None:
+        """Write a request.
+
+        Raises:
+            ProgramFailedError: the program has ended.
+        """
+        pipe = self._child.stdin
+        try:
+            if pipe:
+                pipe.writelines(blocks)
+                pipe.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._failure() from error
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes of an answer.
+
+        Raises:
+            ProgramFailedError: the program ended before.
+        """
+        data = self._child.stdout.read(size) if self._child.stdout else b""
+        if len(data) != size:
+            raise self._failure()
+        return bytes(data)
+
+    def end(self) -> None:
+        """End the program at once, from any thread."""
+        _end(self._child)
+
+    def close(self) -> None:
+        """End the program and close its pipes, in the thread that uses them."""
+        self.end()
+        _running.discard(self._child)
+        for pipe in (self._child.stdin, self._child.stdout, self._errors):
+            with suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
+
+    def _failure(self) -> ProgramFailedError:
+        code = self._child.wait()
+        self._errors.seek(0)
+        return ProgramFailedError(self._argv, code, self._errors.read().decode("utf-8", "replace"))
+
+
+def _piped(argv: Sequence[str], env: Mapping[str, str], cwd: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={**os.environ, **env},
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
 def end_all() -> None:
     """End every running program with its group; waiting threads see it fail."""
     for child in tuple(_running):
@@ -148,15 +220,19 @@ def signals_deferred() -> Iterator[None]:
             signal.raise_signal(late)
 
 
-def _begin(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, feed: bool
-) -> subprocess.Popen[str]:
-    """Start a program; a signal that arrives meanwhile ends it, too."""
-    started: list[subprocess.Popen[str]] = []
+def _started(name: str, start: Callable[[], subprocess.Popen[_Text]]) -> subprocess.Popen[_Text]:
+    """Start a program; a signal that arrives meanwhile ends it, too.
+
+    Raises:
+        ProgramMissingError: the program is not on PATH.
+    """
+    started: list[subprocess.Popen[_Text]] = []
     try:
         with signals_deferred():
-            started.append(_start(argv, env, cwd, feed=feed))
+            started.append(start())
             _running.add(started[0])
+    except (FileNotFoundError, PermissionError) as error:
+        raise ProgramMissingError(f"`{name}` is not installed", hint="run `jbuild doctor`") from error
     except BaseException:
         for child in started:
             _end(child)
@@ -168,20 +244,17 @@ def _begin(
 def _start(
     argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None, *, feed: bool
 ) -> subprocess.Popen[str]:
-    try:
-        return subprocess.Popen(  # its group is ended in `_end`
-            list(argv),
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **env} if env else None,
-            cwd=cwd,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise ProgramMissingError(f"`{argv[0]}` is not installed", hint="run `jbuild doctor`") from error
+    return subprocess.Popen(  # its group is ended in `_end`
+        list(argv),
+        stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **env} if env else None,
+        cwd=cwd,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def _feed(pipe: IO[str], text: str) -> None:
@@ -229,7 +302,7 @@ def _join(reader: threading.Thread, clock: _Clock) -> None:
         reader.join(left_s)
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: subprocess.Popen[Any]) -> None:
     """End a program and its whole group, by force after a while."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGTERM)

@@ -9,6 +9,8 @@ from builder.model.recipes import Pairs
 from builder.model.slimming import SlimRules
 
 ENVIRONMENT = "/opt/venv"
+# The time of every file of a layer, 1980-01-01: the earliest in a zip archive.
+EPOCH = 315532800
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ class RunOptions:
         builders: Builders that replace the configured ones.
         verify: Whether the image is built a second time and compared.
         record: Whether the answers of the smoke run become the golden ones.
+        standalone: Whether the plan has the folders of its layers, for plain `docker buildx build`.
     """
 
     until: str = "smoke"
@@ -50,6 +51,7 @@ class RunOptions:
     builders: tuple[str, ...] = ()
     verify: bool = False
     record: bool = False
+    standalone: bool = False
 
     def forces(self, stage: str) -> bool:
         """Return whether a stage runs even if nothing changed."""

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from builder.foundry.cyclonedx import bill, purl, sha256_entry
 from builder.foundry.wheel_bill import BILL
-from builder.image.wheels.tree import alias_versions
+from builder.image.wheels.aliases import alias_versions
 from builder.publish.bill.components import (
     base_component,
     debian_component,

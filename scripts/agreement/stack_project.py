@@ -14,7 +14,6 @@ from builder.host.files import write_text
 from builder.host.interpreters import find_compiler
 from builder.host.paths import Workspace, cache_folder
 from builder.host.session import Session
-from builder.image.wheels.tree import unpacking
 from builder.recipe.find import find
 from builder.recipe.load import load
 from builder.recipe.matrix import expand, job_of
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from agreement.stacks import Stack
     from builder.host.interpreters import Compiler
     from builder.model.locks import Job, Lock
-    from builder.model.wheels import LockedWheel
 
 _SETTINGS = """\
 [[registry-mirrors]]
@@ -74,10 +72,6 @@ class StackProject:
     def compiler(self, lock: Lock) -> Compiler | None:
         """Return the compiler of a stack's bytecode, if this machine has one: without bytecode, imports are slow."""
         return find_compiler(lock.platform.python, lock.compiler, self.session.workspace.interpreters)
-
-    def tree(self, wheel: LockedWheel, lock: Lock) -> Path:
-        """Return the folder of a stack's unpacked wheel."""
-        return unpacking(wheel, lock.platform.python, self.compiler(lock), self.session.workspace).tree
 
     def truth(self, stack: Stack) -> Path:
         """Return the path of the loader's results for a stack."""

@@ -12,7 +12,7 @@ from builder.host.config import build_ca_bundle
 from builder.host.paths import shipped
 from builder.host.process import run
 from builder.image.render import image_labels
-from builder.image.wheels.tree import EPOCH
+from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
     from builder.host.config import Config

@@ -15,12 +15,16 @@ from filelock import FileLock
 from agreement.elves import shared_objects
 from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
+from agreement.wheel_files import write_wheels
+from builder.audit.wheel_reader import listing
 from builder.host import records
 from builder.host.engine.docker import find_engine
 from builder.host.engine.emulation import emulator_settings
 from builder.host.process import run
-from builder.image.render.context import SYSTEM_HOME, environment_layer, link_tree
-from builder.image.wheels.tree import prepare
+from builder.image.layers.cell_layers import SYSTEM_HOME
+from builder.image.layers.layer import environment_entries
+from builder.image.layers.standalone import extract
+from builder.image.oci import tarball
 from builder.lock.stage import lock_cell
 from builder.model.images import ENVIRONMENT, site_packages
 
@@ -82,7 +86,7 @@ def collect(stack: Stack, project: StackProject) -> Truth:
     engine = find_engine(project.session.workspace)
     engine.require("arm64")
     # Only one container and one environment at a time.
-    with FileLock(project.folder / "lock"), _environment(lock, project) as (root, trees):
+    with FileLock(project.folder / "lock"), _environment(lock, project) as root:
         packages = root / site_packages(lock.platform.python).lstrip("/")
         objects = tuple(shared_objects(root))
         truth = cached or Truth(
@@ -93,7 +97,7 @@ def collect(stack: Stack, project: StackProject) -> Truth:
         )
         stand_ins = make_stand_ins(stack.runtime, objects, root.parent / "stand-ins")
         opener = _Opener(
-            engine=engine, root=root, truth=truth, stand_ins=stand_ins, project=project, stack=stack, trees=trees
+            engine=engine, root=root, truth=truth, stand_ins=stand_ins, project=project, stack=stack, lock=lock
         )
         for way in _ways(lock, stack):
             opener.open(way, truth.files, imports=_imports(way, lock))
@@ -124,23 +128,17 @@ def _is_complete(truth: Truth, lock: Lock, stack: Stack) -> bool:
 
 
 @contextmanager
-def _environment(lock: Lock, project: StackProject) -> Iterator[tuple[Path, tuple[Path, ...]]]:
-    """Link the trees of a lock into an environment as in the image; remove the hard links afterwards.
-
-    Yields the root of the environment, and the trees.
-    """
+def _environment(lock: Lock, project: StackProject) -> Iterator[Path]:
+    """Write the environment of a lock as in the image, and remove it afterwards; yield its root."""
     python = lock.platform.python
-    prepared = prepare(lock.wheels, python, project.compiler(lock), project.session)
-    trees = tuple(prepared[wheel.sha256] for wheel in lock.wheels)
     folder = project.folder / "environments" / lock.recipe
     shutil.rmtree(folder, ignore_errors=True)
-    layers = folder / "layers"
-    layers.mkdir(parents=True)
-    bare = layers / environment_layer(layers, python, SYSTEM_HOME)
     root = folder / "root"
+    root.mkdir(parents=True)
     try:
-        link_tree([bare, *trees], root)
-        yield root, trees
+        extract(tarball.blocks(tarball.segments(environment_entries(python, SYSTEM_HOME))), root)
+        write_wheels(lock.wheels, python, project.compiler(lock), project.session, root)
+        yield root
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -155,7 +153,7 @@ class _Opener:
     stand_ins: tuple[Path, ...]
     project: StackProject
     stack: Stack
-    trees: tuple[Path, ...]
+    lock: Lock
 
     def open(self, way: str, files: tuple[str, ...], imports: tuple[str, ...] = ()) -> None:
         """Open files after some imports, except files with a cached result."""
@@ -185,10 +183,13 @@ class _Opener:
         first, _, rest = file.partition("/")
         if rest and first.isidentifier():
             return (first,)
-        inside = Path(site_packages(self.truth.python).lstrip("/"))
-        tree = next((tree for tree in self.trees if (tree / inside / file).is_file()), None)
-        paths = (tree / inside).glob("*/__init__.py") if tree else ()
-        return tuple(sorted(path.parent.name for path in paths))
+        workspace = self.project.session.workspace
+        for wheel in self.lock.wheels:
+            paths = {member.path for member in listing(workspace.wheel(wheel.sha256, wheel.filename)).members}
+            if file in paths:
+                modules = (path.split("/") for path in paths if path.endswith("/__init__.py"))
+                return tuple(sorted(parts[0] for parts in modules if len(parts) == len(("package", "__init__.py"))))
+        return ()
 
     def _container(self, files: list[str], imports: tuple[str, ...], *, stand_ins: bool) -> Answers:
         packages = site_packages(self.truth.python)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_session
 from hub_stand_in import COMMIT, Asked, HubStandIn, small_model, weights
+from layer_files import bake
 
 from builder.errors import IntegrityError, JbuildError, ModelError, NetworkError
 from builder.host.config import ModelMirror
-from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models.fetch import fetch_model
 from builder.models.model_lock import lock_model

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import make_session
 from hub_stand_in import small_model, weights
+from layer_files import bake
 from servers import PASSWORD, USER, Fault, Registry, running_front, running_registry
 
 from builder.errors import DiskError, IntegrityError, JbuildError, ModelError, RegistryError
 from builder.host.config import Config, RegistryMirror
-from builder.image.render.context import bake
 from builder.model.recipes import Model
 from builder.models import model_store
 from builder.models.fetch import fetch_model

@@ -15,7 +15,7 @@ from image_files import merged
 from project import CELL, Done, Project, assert_refused
 
 from builder.image.oci.layout import blob, read_config, read_image
-from builder.image.wheels.tree import EPOCH
+from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +136,7 @@ def run(client: DockerClient, image: str, *argv: str) -> str:
 
 
 def test_plain_buildx_gives_an_image_with_the_same_files_and_settings(finished: Project, tmp_path: Path) -> None:
+    assert finished.run("render", "--standalone", "--json").ran() == ["render"]
     command = (finished.cell / "Dockerfile").read_text().splitlines()[1].lstrip("# ")
     argv = shlex.split(command)
     assert argv[:3] == ["docker", "buildx", "build"]

@@ -41,7 +41,7 @@ def test_a_model_from_a_registry_is_baked_in_and_pinned(project: Project) -> Non
     project.write()
     done = project.jbuild("models", "lock", project.name, "--json")
     assert (done.code, done.json["models"][0]["revision"]) == (0, digest), done.stderr
-    done = project.run("render", "--json")
+    done = project.run("render", "--standalone", "--json")
     assert done.code == 0, done.stderr
     (layer,) = (project.cell / "layers").glob("model-*")
     baked = layer / "models" / "tiny"

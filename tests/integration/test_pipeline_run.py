@@ -116,7 +116,8 @@ def test_until_and_from(finished: Project) -> None:
     assert done.cells[CELL]["digest"] == finished.record("smoke")["digest"]
     assert finished.temporary_names() == []
     assert finished.run("recipe", "--until", "lock", "--force", "--json").ran() == ["lock"]
-    done = finished.run("recipe", "--until", "render")
+    assert "docker buildx build" not in finished.run("recipe", "--until", "render").stdout
+    done = finished.run("render", "--standalone")
     assert "docker buildx build --platform=linux/amd64" in done.stdout
     assert_refused_usage(finished.run("recipe", "--until", "lock", "--from", "smoke"))
     assert_refused_usage(finished.run("recipe", "--push", "--until", "smoke"))
@@ -158,7 +159,7 @@ def test_a_lock_edited_by_hand_is_refused(finished: Project) -> None:
 def test_a_model_file_that_changed_makes_the_lock_stale(finished: Project) -> None:
     make_model(finished.model, seed=7)
     assert_refused(finished.run("render", "--locked"), 4, "the lock is stale: the files of model tiny changed")
-    done = finished.run("render", "--json")
+    done = finished.run("render", "--standalone", "--json")
     assert "the files of model tiny changed" in done.stderr
     assert done.ran() == ["lock", "audit", "render"]
     (model,) = finished.cell.glob("layers/model-*/models/tiny/model.safetensors")

@@ -176,7 +176,7 @@ def project(
 
 
 def test_a_cell_is_compiled_once(project: Project) -> None:
-    first = project.run("recipe", "--until", "render")
+    first = project.run("render", "--standalone")
     assert first.code == 0, first.stderr
     assert "1 of 1 modules compiled" in first.stderr
     lock = lockfile.read_file(project.folder / "locks" / project.name / f"pylock.{CELL}.toml")
@@ -190,8 +190,8 @@ def test_a_cell_is_compiled_once(project: Project) -> None:
     source = Plain(library.read_bytes())
     (container,) = fatbin.containers(source, elf.read_source(source))
     assert [entry.code.target for entry in container.entries if entry.code] == [_THOR]
-    # The tree is gone, the modules stay.
-    shutil.rmtree(project.cache / "trees")
+    # The layers are gone, the modules stay.
+    shutil.rmtree(project.cache / "packed")
     again = project.run("recipe", "--from", "render", "--until", "render")
     assert "0 of 1 modules compiled" in again.stderr
     third = project.run("recipe", "--from", "render", "--until", "render")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from layer_files import make, wheels_layer
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
 from builder.host.records import as_bytes
 from builder.image.oci.layout import put, put_image
-from builder.image.wheels.tree import unpack, unpacking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,15 +108,9 @@ def status_layers() -> tuple[tuple[tuple[str, bytes | str], ...], ...]:
     return base, system
 
 
-def wheel_layer(wheels: Iterable[LockedWheel], session: Session, folder: Path) -> bytes:
-    """Return the tar of wheels that jbuild unpacks."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for wheel in wheels:
-            work = unpacking(wheel, "3.11", None, session.workspace)
-            unpack(work)
-            archive.add(work.tree, arcname=".")
-    return buffer.getvalue()
+def wheel_layer(wheels: Iterable[LockedWheel], session: Session) -> bytes:
+    """Return the tar of wheels, as in an image."""
+    return make(wheels_layer(tuple(wheels), session, python="3.11"), session).tar
 
 
 def make_layered_image(layers: Iterable[bytes], layout: Path) -> Image:

@@ -6,16 +6,15 @@ import gzip
 import hashlib
 import json
 import random
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from factories import locked, make_wheel
+from layer_files import make, wheels_layer
 
 from builder.image.oci import tarball
 from builder.image.oci.layout import blob, image_blobs, put, put_image
 from builder.image.oci.pack import pack
-from builder.image.wheels.tree import prepare
 from builder.model.slimming import SlimRules
 from gpu_proof import blob_recipes
 from gpu_proof.recipe_file import LITERALS, read_recipes
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from builder.host.session import Session
     from builder.model.images import Image
 
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=90_000) for sm in (80, 87, 90))),))
 OTHER_GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=80_000) for sm in (90, 120))),))
 HOPPER = SlimRules(sms=(90,), same_major=False)
@@ -48,12 +46,10 @@ def image(tmp_path: Path, session: Session) -> Image:
         )
     ]
     for rules in ({}, {wheel.sha256: HOPPER}):
-        tree = prepare([wheel], PYTHON, None, session, rules)[wheel.sha256]
-        layers.append(pack(tarball.blocks(tarball.segments(tree)), "zstd", layout, lambda _: None).blob)
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "model.safetensors").write_bytes(WEIGHTS)
-    layers.append(pack(tarball.blocks(tarball.segments(model)), "zstd", layout, lambda _: None, level=1).blob)
+        made = make(wheels_layer([wheel], session, rules), session)
+        layers.append(pack([made.tar], "zstd", layout, lambda _: None).blob)
+    model = tarball.segments([tarball.file_of("model.safetensors", WEIGHTS)])
+    layers.append(pack(tarball.blocks(model), "zstd", layout, lambda _: None, level=1).blob)
     return put_image(layout, b'{"config":{}}', layers, "linux/amd64")
 
 

@@ -13,14 +13,15 @@ import pytest
 from factories import locked, make_job, make_lock, make_locked_wheel, make_model, make_wheel
 from filelock import FileLock
 from image_factory import LAYERS, ONE, build
+from layer_files import wheels_layer
 
 from builder.errors import LockError
 from builder.host.file_locks import alone, in_use
 from builder.host.files import mark_used
 from builder.host.paths import Workspace
+from builder.image.layers.pack_layers import pack_layers
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob
-from builder.image.wheels.tree import prepare, variant
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile
 from builder.models import model_store
@@ -70,9 +71,6 @@ def full(session: Session) -> Workspace:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"w" * 100)
         (path.parent / "lock").touch()
-        tree = workspace.trees / wheel.sha256[:2] / f"{wheel.sha256}-{variant('3.11', None)}"
-        (tree / "opt").mkdir(parents=True)
-        (tree / "opt" / "file").write_bytes(b"t" * 50)
         facts = workspace.cache / "facts" / wheel.sha256[:2] / f"{wheel.sha256}-1"
         facts.parent.mkdir(parents=True)
         facts.write_bytes(b"f" * 9)
@@ -105,9 +103,8 @@ def counts(result: PruneResult) -> dict[str, int]:
 
 def test_what_there_is_and_what_the_project_needs(full: Workspace) -> None:
     kinds = {kind.kind: kind for kind in summarise(entries(full, references(full)), full)}
-    wheels, trees, models = kinds["wheels"], kinds["trees"], kinds["models"]
+    wheels, models = kinds["wheels"], kinds["models"]
     assert (wheels.entries, wheels.size, wheels.locked_entries, wheels.locked_size) == (2, 200, 1, 100)
-    assert (trees.entries, trees.size, trees.locked_entries, trees.locked_size) == (2, 100, 1, 50)
     assert (models.entries, models.size, models.locked_size) == (2, 100, 70)
     assert (kinds["facts"].locked_entries, kinds["known hashes"].locked_entries) == (1, 0)
     assert (kinds["model downloads"].entries, kinds["model downloads"].size) == (1, 7)
@@ -143,13 +140,12 @@ def test_what_is_old_goes_and_what_is_not_jbuilds_stays(
     result = run(session)
     assert counts(result) == {
         "wheels": 2,
-        "trees": 2,
         "facts": 2,
         "models": 2,
         "model downloads": 1,
         "known hashes": 1,
     }
-    assert sum(kind.frees for kind in result.kinds) == 200 + 100 + 18 + 100 + 7 + 65
+    assert sum(kind.frees for kind in result.kinds) == 200 + 18 + 100 + 7 + 65
     assert files(full.cache) == {"run/cache-in-use", *(f"{name}/deep/file" for name in ("engine", "stand-in", "test"))}
 
 
@@ -163,9 +159,8 @@ def test_what_the_project_needs_stays_if_asked(
         f"wheels/{NEEDED.sha256[:2]}/{NEEDED.sha256}/{NEEDED.filename}",
         f"wheels/{NEEDED.sha256[:2]}/{NEEDED.sha256}/lock",
     }
-    assert [path.partition("/")[0] for path in sorted(left) if path.startswith(("facts", "trees"))] == [
+    assert [path.partition("/")[0] for path in sorted(left) if path.startswith("facts")] == [
         "facts",
-        "trees",
     ]
     assert model_store.has(full.models, FILE)
     assert not model_store.has(full.models, OTHER_FILE)
@@ -183,53 +178,52 @@ def test_a_dry_run_removes_nothing_and_says_the_same(
     }
 
 
-def test_a_tree_of_an_older_layout_is_nobodys(
-    session: Session, full: Workspace, later: Callable[[float], None]
-) -> None:
-    tree = full.trees / NEEDED.sha256[:2] / f"{NEEDED.sha256}-{variant('3.11', None)}"
-    older = tree.with_name(f"{NEEDED.sha256}-1-py3.11")
-    older.mkdir()
-    later(31)
-    run(session, keep_locked=True)
+def test_the_unpacked_wheels_of_earlier_releases_go(session: Session, full: Workspace) -> None:
+    tree = full.cache / "trees" / "aa" / f"{'a' * 64}-3-py3.11"
+    tree.mkdir(parents=True)
+    (tree / "file").touch()
+    run(session, dry_run=True)
     assert tree.is_dir()
-    assert not older.exists()
+    with in_use(full):
+        run(session)
+    assert tree.is_dir(), "an earlier release may be running"
+    run(session)
+    assert not (full.cache / "trees").exists()
 
 
 def test_what_was_used_lately_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
-    os.utime(tree, (315532800, 315532800))
+    facts = full.facts / OTHER.sha256[:2] / f"{OTHER.sha256}-1"
+    os.utime(facts, (315532800, 315532800))
     later(29)
     assert counts(run(session)) == {}, "its mtime is from 1980, its ctime is not"
-    before = tree.lstat().st_ctime_ns
+    before = facts.lstat().st_ctime_ns
     time.sleep(0.02)
-    assert mark_used(tree)
-    assert tree.lstat().st_ctime_ns > before
-    assert tree.stat().st_mtime == 315532800
-    assert not mark_used(tree / "gone")
+    assert mark_used(facts)
+    assert facts.lstat().st_ctime_ns > before
+    assert facts.stat().st_mtime == 315532800
+    assert not mark_used(facts / "gone")
 
 
 def test_what_is_used_while_the_prune_runs_stays(
     session: Session, full: Workspace, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later(31)
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
-    monkeypatch.setattr(prune, "_last_use", lambda path: float("inf") if path == tree else 0.0)
+    facts = full.facts / OTHER.sha256[:2] / f"{OTHER.sha256}-1"
+    monkeypatch.setattr(prune, "_last_use", lambda path: float("inf") if path == facts else 0.0)
     result = run(session)
-    assert tree.is_dir()
-    assert (counts(result)["trees"], result.skipped) == (1, 1)
+    assert facts.is_file()
+    assert (counts(result)["facts"], result.skipped) == (1, 1)
 
 
 def test_what_another_process_holds_stays(session: Session, full: Workspace, later: Callable[[float], None]) -> None:
     later(31)
     wheel = full.wheel(OTHER.sha256, OTHER.filename)
-    tree = full.trees / OTHER.sha256[:2] / f"{OTHER.sha256}-{variant('3.11', None)}"
     partial = full.models / "partial" / OTHER_FILE.sha256
-    with FileLock(wheel.parent / "lock"), FileLock(f"{tree}.lock"), FileLock(f"{partial}.lock"):
+    with FileLock(wheel.parent / "lock"), FileLock(f"{partial}.lock"):
         result = run(session)
         assert wheel.is_file()
-        assert tree.is_dir()
         assert model_store.has(full.models, OTHER_FILE)
-    assert result.skipped == 3
+    assert result.skipped == 2
     assert run(session).skipped == 0
     assert not wheel.exists()
 
@@ -371,23 +365,23 @@ def test_a_link_in_the_cache_is_removed_and_not_followed(
 ) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(b"x")
-    folder = workspace.trees / "aa"
+    folder = workspace.facts / "aa"
     folder.mkdir(parents=True)
-    (folder / f"{'a' * 64}-2-py3.11").symlink_to(tmp_path / "precious")
+    (folder / f"{'a' * 64}-1").symlink_to(tmp_path / "precious")
     later(31)
-    assert counts(run(session)) == {"trees": 1}
+    assert counts(run(session)) == {"facts": 1}
     assert (tmp_path / "precious" / "file").is_file()
 
 
 def test_what_a_killed_process_left_goes(
     session: Session, workspace: Workspace, later: Callable[[float], None]
 ) -> None:
-    left = workspace.trees / "aa" / f".{'a' * 64}-2-py3.11-c.k3j2"
-    left.mkdir(parents=True)
-    (left / "file").write_bytes(b"x")
+    left = workspace.facts / "aa" / f".{'a' * 64}-1.k3j2"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
     assert counts(run(session)) == {}
     later(31)
-    assert counts(run(session, keep_locked=True)) == {"trees": 1}
+    assert counts(run(session, keep_locked=True)) == {"facts": 1}
     assert not left.exists()
 
 
@@ -417,21 +411,20 @@ def test_uv_prunes_its_own(session: Session, workspace: Workspace) -> None:
     assert not [kind for kind in run(session, 0, dry_run=True).kinds if kind.kind == "uv"]
 
 
-def test_a_pruned_wheel_is_fetched_and_unpacked_again(
-    session: Session, tmp_path: Path, later: Callable[[float], None]
-) -> None:
+def test_a_pruned_wheel_is_fetched_again(session: Session, tmp_path: Path, later: Callable[[float], None]) -> None:
     wheel: LockedWheel = locked(make_wheel(tmp_path / "index"))
-    (tree,) = prepare((wheel,), "3.11", None, session).values()
-    before = tree.lstat().st_ctime
-    later(31)
-    assert counts(run(session)) == {"wheels": 1, "trees": 1}
-    assert not tree.exists()
-    (again,) = prepare((wheel,), "3.11", None, session).values()
-    assert again == tree
-    assert tree.is_dir()
+    layer = wheels_layer([wheel], session)
+    (first,) = pack_layers([layer], None, "one", session)
+    path = session.workspace.wheel(wheel.sha256, wheel.filename)
+    before = path.parent.lstat().st_ctime
     time.sleep(0.02)
-    prepare((wheel,), "3.11", None, session)
-    assert tree.lstat().st_ctime > before, "using it makes it young"
+    pack_layers([layer], None, "one", session)
+    assert path.parent.lstat().st_ctime > before, "using it makes it young"
+    later(31)
+    assert counts(run(session)) == {"wheels": 1, "packed layers": 1, "images": 1}
+    assert not path.exists()
+    assert pack_layers([layer], None, "one", session) == (first,)
+    assert path.is_file()
 
 
 def test_the_commands(
@@ -454,9 +447,9 @@ def test_the_commands(
     assert (code, out) == (0, "nothing is old enough to be removed\n")
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked", "--dry-run", "--json")
     told = json.loads(out)
-    assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 50 + 9 + 30 + 7 + 65)
+    assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 9 + 30 + 7 + 65)
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked")
-    assert (code, out.splitlines()[-1]) == (0, "freed 0.3 kB")
+    assert (code, out.splitlines()[-1]) == (0, "freed 0.2 kB")
     assert not full.wheel(OTHER.sha256, OTHER.filename).exists()
     assert full.wheel(NEEDED.sha256, NEEDED.filename).is_file()
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
@@ -485,7 +478,6 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
     names = {kind.folder.partition("/")[0] for kind in contents.KINDS}
     assert names == {
         "wheels",
-        "trees",
         "tools",
         "cubins",
         "facts",

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from elf_files import make_case
 from factories import locked, make_jetson, make_job, make_lock, make_plan, make_spec, make_wheel
+from layer_files import installed
 from recipe_factory import image_recipe
-from slim_trees import GPU, ORIN, check_record, files_of, packages, unpacked
+from slim_layers import GPU, ORIN, check_record, files_of
 
 from builder.audit.excluded_files import exclusions, facts_in_image
 from builder.audit.slim_choice import in_words, wheel_rules
 from builder.errors import DocumentError
-from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
+from builder.image.wheels.wheel_slimmer import slim_key
 from builder.model.recipes import ImageSpec
 from builder.model.slimming import SlimRules
 from builder.publish.bill.components import wheel_component
@@ -90,32 +91,32 @@ def wheel(tmp_path: Path) -> LockedWheel:
 
 def test_excluded_files_and_their_rows_are_not_in_the_tree(session: Session, wheel: LockedWheel) -> None:
     rules = SlimRules(sms=(), same_major=None, exclude_files=("demo/lib/*",))
-    plain, tree = (packages(unpacked(wheel, session, given)) for given in (None, rules))
+    plain, made = (installed(wheel, session, given) for given in (None, rules))
+    tree = made.packages
     assert {path.name for path in (tree / "demo").rglob("*") if path.is_file()} == {"__init__.py", "_C.so"}
     assert (tree / "demo/_C.so").read_bytes() == GPU
-    assert check_record(tree) == check_record(plain) + 1 - 2
-    slimmed = slimmed_wheel(tree)
-    assert slimmed is not None
+    assert check_record(tree) == check_record(plain.packages) + 1 - 2
+    (slimmed,) = made.slimmed
     assert (slimmed.before, slimmed.after, slimmed.removed) == (len(GPU) + 500, 0, len(GPU) + 500)
     assert slimmed.rules == rules
 
 
 def test_gpu_code_goes_from_the_files_that_stay(session: Session, wheel: LockedWheel) -> None:
-    tree = packages(unpacked(wheel, session, replace(ORIN, exclude_files=("demo/lib/*",))))
-    slim = packages(unpacked(wheel, session, ORIN))
+    tree = installed(wheel, session, replace(ORIN, exclude_files=("demo/lib/*",))).packages
+    slim = installed(wheel, session, ORIN).packages
     assert not (tree / "demo/lib/tool").exists()
     assert (tree / "demo/_C.so").read_bytes() == (slim / "demo/_C.so").read_bytes() != GPU
     check_record(tree)
 
 
 def test_metadata_stays_whatever_a_glob_matches(session: Session, wheel: LockedWheel) -> None:
-    tree = packages(unpacked(wheel, session, SlimRules(sms=(), same_major=None, exclude_files=("*",))))
+    tree = installed(wheel, session, SlimRules(sms=(), same_major=None, exclude_files=("*",))).packages
     assert {path.name for path in tree.glob("*.dist-info/*")} >= {"METADATA", "RECORD"}
 
 
 def test_a_glob_without_a_match_gives_the_plain_content(session: Session, wheel: LockedWheel) -> None:
     other = SlimRules(sms=(), same_major=None, exclude_files=("nothing/*",))
-    assert files_of(unpacked(wheel, session, other)) == files_of(unpacked(wheel, session, None))
+    assert files_of(installed(wheel, session, other).folder) == files_of(installed(wheel, session).folder)
 
 
 def test_rules_without_excluded_files_keep_their_key() -> None:
@@ -143,8 +144,7 @@ def test_evidence_names_the_excluded_files(session: Session, wheel: LockedWheel)
     rules = replace(ORIN, exclude_files=("demo/lib/*",))
     notes = {}
     for name, given in {"both": rules, "files": replace(rules, sms=())}.items():
-        slimmed = slimmed_wheel(packages(unpacked(wheel, session, given)))
-        assert slimmed is not None
+        (slimmed,) = installed(wheel, session, given).slimmed
         notes[name] = wheel_component(wheel, None, slimmed)["pedigree"]["notes"]
         plan = make_plan(slimmed=(slimmed,))
         predicate = provenance_predicate(make_job(), make_lock(wheel), plan, "c" * 64)

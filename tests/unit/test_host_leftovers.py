@@ -85,7 +85,6 @@ def all_below(*folders: Path) -> list[str]:
         ("file", f"cache/verdicts/{'a' * 64}.json"),
         ("file", f"cache/verdicts/{'a' * 64}/cpu-{'b' * 64}.json"),
         ("file", f"cache/bundle-runs/{'a' * 64}/smoke-gpu.json"),
-        ("folder", f"cache/trees/aa/{'a' * 64}-2-py3.11-c"),
         ("folder", f"cache/interpreters/{'a' * 64}"),
         ("blob", "cache/images/blobs/sha256/x"),
         ("file", f"cache/models/known/aa/{'a' * 64}"),
@@ -129,7 +128,7 @@ def test_what_others_write_and_what_is_the_users_stays(session: Session, workspa
 def test_entries_and_other_programs_folders_are_not_searched(session: Session, workspace: Workspace) -> None:
     ended = replace(this_process(), started=1).word
     inside = [
-        workspace.cache / "trees" / "aa" / f"{'a' * 64}-2" / "site-packages",
+        workspace.foundry / "aa" / f"{'a' * 64}-2" / "site-packages",
         workspace.cache / "uv" / "wheels",
         workspace.cache / "engine" / "data",
         workspace.cell("demo", "one").layers / "0-wheels" / "opt",

@@ -7,20 +7,20 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import zstandard
 from factories import make_plan, make_settings
 
 from builder.host.config import Config
 from builder.image.build.reproduce import first_difference
+from builder.image.layers.layer import FilesLayer
+from builder.image.layers.pack_layers import pack_layers
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import blob, is_whole, layer_content, put, read_config, read_image
+from builder.image.oci.tarball import file_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from builder.host.session import Session
-    from builder.model.images import Image
+    from builder.model.images import Image, Plan
 
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -51,21 +51,18 @@ def image_of(session: Session, *layers: tuple[bytes, str], config: dict[str, Any
     return read_image(layout, put(layout, json.dumps(manifest).encode(), "m").digest, "linux/arm64")
 
 
-@pytest.fixture
-def layers(tmp_path: Path) -> Path:
-    """Two layers' folders."""
-    for name in ("environment-1", "libraries-2"):
-        (tmp_path / "layers" / name / "opt").mkdir(parents=True)
-        (tmp_path / "layers" / name / "opt" / name).write_text(name)
-    return tmp_path / "layers"
+def put_together(system: Image, session: Session, plan: Plan | None = None) -> Image:
+    """Pack two layers onto a system image."""
+    layers = [FilesLayer(name=name, entries=(file_of(f"opt/{name}", name.encode()),)) for name in PLAN.layers]
+    return assemble(plan or PLAN, pack_layers(layers, None, "one", session), system, session.workspace.images)
 
 
 PLAN = make_plan(layers=("environment-1", "libraries-2"))
 
 
-def test_layers_lie_on_those_of_the_system(session: Session, layers: Path) -> None:
+def test_layers_lie_on_those_of_the_system(session: Session) -> None:
     system = image_of(session, (b"base", GZIP))
-    image = assemble(PLAN, layers, system, "one", session, {})
+    image = put_together(system, session)
     assert image.layers[0] == system.layers[0]
     assert [layer.media_type for layer in image.layers] == [GZIP, ZSTD, ZSTD]
     assert is_whole(session.workspace.images, image)
@@ -78,8 +75,8 @@ def test_layers_lie_on_those_of_the_system(session: Session, layers: Path) -> No
     assert (config["architecture"], config["os"], config["variant"]) == ("arm64", "linux", "v8")
 
 
-def test_settings_win_over_those_of_the_base(session: Session, layers: Path) -> None:
-    image = assemble(PLAN, layers, image_of(session), "one", session, {})
+def test_settings_win_over_those_of_the_base(session: Session) -> None:
+    image = put_together(image_of(session), session)
     config = read_config(session.workspace.images, image)["config"]
     assert config["Env"] == ["PATH=/opt/venv/bin:/usr/bin", "LANG=C", "ODD=a=b"]
     assert config["Labels"] == {"of": "the base", "io.jbuild.recipe": "demo"}
@@ -91,17 +88,17 @@ def test_settings_win_over_those_of_the_base(session: Session, layers: Path) -> 
     assert config["Entrypoint"] == list(PLAN.settings.entrypoint)
 
 
-def test_a_base_that_says_nothing(session: Session, layers: Path) -> None:
-    image = assemble(PLAN, layers, image_of(session, config={}), "one", session, {})
+def test_a_base_that_says_nothing(session: Session) -> None:
+    image = put_together(image_of(session, config={}), session)
     assert read_config(session.workspace.images, image)["config"]["ExposedPorts"] == {"8000/tcp": {}}
 
 
-def test_the_same_parts_give_the_same_digest(session: Session, layers: Path) -> None:
+def test_the_same_parts_give_the_same_digest(session: Session) -> None:
     system = image_of(session, (b"base", GZIP))
-    image = assemble(PLAN, layers, system, "one", session, {})
-    assert assemble(PLAN, layers, system, "one", session, {}) == image
+    image = put_together(system, session)
+    assert put_together(system, session) == image
     for change in ({"port": 9000}, {"environment": ()}, {"labels": ()}, {"start_period_s": 1}):
-        other = assemble(replace(PLAN, settings=make_settings(**change)), layers, system, "one", session, {})
+        other = put_together(system, session, replace(PLAN, settings=make_settings(**change)))
         assert other.digest != image.digest
         assert other.layers == image.layers
         difference = first_difference(image, session.workspace.images, other, session.workspace.images)
@@ -109,9 +106,9 @@ def test_the_same_parts_give_the_same_digest(session: Session, layers: Path) -> 
         assert difference.layer == "the configuration"
 
 
-def test_gzip_where_it_is_asked_for(session: Session, layers: Path) -> None:
+def test_gzip_where_it_is_asked_for(session: Session) -> None:
     own = replace(session, config=Config(compression="gzip"))
-    image = assemble(PLAN, layers, image_of(own), "one", own, {})
+    image = put_together(image_of(own), own)
     assert {layer.media_type for layer in image.layers} == {GZIP}
 
 

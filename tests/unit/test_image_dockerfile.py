@@ -16,6 +16,7 @@ import pytest
 from factories import make_jetson, make_job, make_lock, make_locked_wheel, make_model, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_files import named_layers
 
 from builder.errors import RecipeError
 from builder.host.paths import shipped
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from builder.host.session import Session
 
 GOLDEN = Path(__file__).with_name("golden")
-LAYERS = plan._Layers(
-    ["environment-py3.11-1", "torch-0123456789ab"], ["model-tiny-0123456789ab"], "runtime-0123456789ab", ()
+NAMED = named_layers(
+    ["environment-py3.11-1", "torch-0123456789ab"], ["model-tiny-0123456789ab"], "runtime-0123456789ab"
 )
+LAYERS = plan._Content(NAMED, ())
 _INSTRUCTIONS = {
     *("FROM", "RUN", "COPY", "ENV", "WORKDIR", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "LABEL"),
 }

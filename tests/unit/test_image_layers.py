@@ -13,15 +13,15 @@ from factories import make_locked_wheel, make_model
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from builder.image.render.layer_groups import MOST_LAYERS, groups, model_layers
-from builder.image.render.layer_groups import wheel_layers as plan_layers
+from builder.image.layers.layer_groups import MOST_LAYERS, groups, model_layers
+from builder.image.layers.layer_groups import wheel_layers as plan_layers
 from builder.model.model_files import ModelFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
-    from builder.image.render.layer_groups import WheelLayer
+    from builder.image.layers.layer_groups import WheelLayer
     from builder.model.model_files import LockedModel
     from builder.model.wheels import LockedWheel
 

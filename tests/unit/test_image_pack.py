@@ -8,6 +8,8 @@ import io
 import os
 import stat
 import tarfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,17 +18,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, DiskError
+from builder.image.layers.layer import LayerWork
 from builder.image.oci import pack as pack_module
 from builder.image.oci import tarball
 from builder.image.oci.layout import blob
-from builder.image.oci.pack import compression_key, pack, pack_folder
-from builder.image.wheels.tree import EPOCH
+from builder.image.oci.pack import compression_key, pack, pack_layer
+from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from builder.host.config import Compression
     from builder.host.paths import Workspace
+    from builder.image.oci.pack import Packed
 
 # As file systems have them: any bytes but zero.
 NAMES = st.one_of(
@@ -58,8 +62,45 @@ def layer(tmp_path: Path) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class FolderLayer:
+    """A folder as a layer; the contents of a stored one are in the cache."""
+
+    folder: Path
+    is_stored: bool = False
+    size: int = 7
+    wheels: tuple[()] = ()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def segments(self, work: LayerWork) -> Iterator[bytes | tarball.Content]:
+        work.advance(1)
+        return tarball.segments(tarball.entries_below(self.folder))
+
+
+def work_of(read: list[float] | None = None) -> LayerWork:
+    return LayerWork(pool=None, scratch=Path("/nowhere"), advance=([] if read is None else read).append)
+
+
+def packed(
+    folder: Path,
+    workspace: Workspace,
+    compression: Compression = "zstd",
+    read: list[float] | None = None,
+    *,
+    stored: bool = False,
+) -> Packed:
+    return pack_layer(FolderLayer(folder, stored), work_of(read), compression, workspace, lambda: None)
+
+
+def blocks_of(folder: Path) -> Iterator[bytes]:
+    return tarball.blocks(tarball.segments(tarball.entries_below(folder)))
+
+
 def tar_of(folder: Path) -> bytes:
-    return b"".join(tarball.blocks(tarball.segments(folder)))
+    return b"".join(blocks_of(folder))
 
 
 def test_tar_reads_what_was_written(layer: Path) -> None:
@@ -111,7 +152,7 @@ def test_a_device_is_refused(layer: Path, workspace: Workspace) -> None:
     with pytest.raises(ValueError, match="/opt/pipe is neither"):
         tar_of(layer)
     with pytest.raises(BuildError, match="cannot be packed: /opt/pipe"):
-        pack_folder(layer, "zstd", workspace, lambda _: None)
+        packed(layer, workspace)
     assert list(workspace.images.rglob("*")) == []
 
 
@@ -125,8 +166,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, size: int, said: s
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_blob_and_diff_id(layer: Path, workspace: Workspace, compression: Compression) -> None:
-    read: list[float] = []
-    made = pack_folder(layer, compression, workspace, read.append)
+    made = packed(layer, workspace, compression)
     content = blob(workspace.images, made.blob.digest).read_bytes()
     assert hashlib.sha256(content).hexdigest() == made.blob.digest[7:]
     assert len(content) == made.blob.size
@@ -138,7 +178,6 @@ def test_blob_and_diff_id(layer: Path, workspace: Workspace, compression: Compre
     assert unpacked == tar_of(layer)
     assert f"sha256:{hashlib.sha256(unpacked).hexdigest()}" == made.diff_id
     assert made.blob.media_type == f"application/vnd.oci.image.layer.v1.tar+{compression}"
-    assert sum(read) == len(unpacked)
     assert stat.S_IMODE(blob(workspace.images, made.blob.digest).stat().st_mode) == 0o644
 
 
@@ -146,12 +185,12 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
     weights = tmp_path / "model-0123456789ab"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(os.urandom(9 << 20))
-    made = pack_folder(weights, "zstd", workspace, lambda _: None)
+    made = packed(weights, workspace)
     assert made.blob.media_type == "application/vnd.oci.image.layer.v1.tar"
     assert made.blob.digest == made.diff_id
     assert blob(workspace.images, made.blob.digest).read_bytes() == tar_of(weights)
     (weights / "model.safetensors").write_bytes(os.urandom(1 << 14) * 576)
-    other = pack(tarball.blocks(tarball.segments(weights)), "zstd", workspace.images, lambda _: None)
+    other = pack(blocks_of(weights), "zstd", workspace.images, lambda _: None)
     assert other.blob.media_type.endswith("+zstd"), "repeats itself: nearly nothing is left of it"
     assert other.blob.size < 1 << 20
 
@@ -159,14 +198,12 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
 def test_weights_that_compress_are_packed_by_the_first_level(tmp_path: Path, workspace: Workspace) -> None:
     """A model's layer by that level, all others by the usual one."""
     content = b"".join(bytes([at % 251, at >> 7 & 127]) * (at % 13) for at in range(60_000))
-    stored = tmp_path / hashlib.sha256(content).hexdigest()
-    stored.write_bytes(content)
     layer = tmp_path / "model-tiny-0123456789ab"
     (layer / "models").mkdir(parents=True)
     (layer / "models" / "w.bin").write_bytes(content)
-    made = pack_folder(layer, "zstd", workspace, lambda _: None, {"models/w.bin": stored})
-    first = pack(tarball.blocks(tarball.segments(layer)), "zstd", workspace.images, lambda _: None, level=1)
-    usual = pack(tarball.blocks(tarball.segments(layer)), "zstd", workspace.images, lambda _: None)
+    made = packed(layer, workspace, stored=True)
+    first = pack(blocks_of(layer), "zstd", workspace.images, lambda _: None, level=1)
+    usual = pack(blocks_of(layer), "zstd", workspace.images, lambda _: None)
     assert made == first
     assert made.diff_id == usual.diff_id
     assert made.blob.digest != usual.blob.digest
@@ -184,7 +221,7 @@ def test_the_number_of_processors_does_not_matter(
 
 
 def test_the_same_files_give_the_same_blob_wherever_they_lie(layer: Path, workspace: Workspace, tmp_path: Path) -> None:
-    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    made = packed(layer, workspace)
     other = tmp_path / "other" / layer.name
     for path in sorted(layer.rglob("*"), reverse=True):
         target = other / path.relative_to(layer)
@@ -197,17 +234,17 @@ def test_the_same_files_give_the_same_blob_wherever_they_lie(layer: Path, worksp
         else:
             target.mkdir(exist_ok=True)
     assert tar_of(other) == tar_of(layer)
-    assert pack(tarball.blocks(tarball.segments(other)), "zstd", workspace.images, lambda _: None) == made
+    assert pack(blocks_of(other), "zstd", workspace.images, lambda _: None) == made
 
 
 def test_a_layer_is_packed_once(layer: Path, workspace: Workspace) -> None:
-    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    made = packed(layer, workspace)
     read: list[float] = []
-    assert pack_folder(layer, "zstd", workspace, read.append) == made
-    assert read == []
-    assert pack_folder(layer, "gzip", workspace, read.append) != made
+    assert packed(layer, workspace, read=read) == made
+    assert read == [7], "its size counts as read"
+    assert packed(layer, workspace, "gzip", read) != made
     blob(workspace.images, made.blob.digest).unlink()
-    assert pack_folder(layer, "zstd", workspace, read.append) == made
+    assert packed(layer, workspace) == made
     assert blob(workspace.images, made.blob.digest).is_file()
 
 
@@ -224,7 +261,7 @@ def test_a_full_disk_leaves_nothing_behind(layer: Path, workspace: Workspace, mo
 
     monkeypatch.setattr(pack_module.tarball, "blocks", full)
     with pytest.raises(DiskError, match="the disk is full"):
-        pack_folder(layer, "zstd", workspace, lambda _: None)
+        packed(layer, workspace)
     monkeypatch.undo()
-    made = pack_folder(layer, "zstd", workspace, lambda _: None)
+    made = packed(layer, workspace)
     assert [path.name for path in (workspace.images / "blobs" / "sha256").iterdir()] == [made.blob.digest[7:]]

@@ -6,13 +6,15 @@ import hashlib
 import io
 import os
 import tarfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from factories import make_model
 
-from builder.errors import IntegrityError
+from builder.errors import IntegrityError, ModelError
 from builder.image.build.reproduce import members
+from builder.image.layers.layer import LayerWork, ModelLayer
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import (
     blob,
@@ -23,8 +25,7 @@ from builder.image.oci.layout import (
     open_blob,
     put_image,
 )
-from builder.image.oci.pack import Packed, pack, pack_folder
-from builder.image.render.context import bake, stored_files
+from builder.image.oci.pack import Packed, pack, pack_layer
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.publish.image_source import from_layout
@@ -32,7 +33,6 @@ from builder.smoke.engine_load import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from builder.host.paths import Workspace
     from builder.model.images import Image
@@ -54,17 +54,27 @@ def model(workspace: Workspace) -> LockedModel:
 
 
 @pytest.fixture
-def layer(workspace: Workspace, model: LockedModel, tmp_path: Path) -> Path:
+def layer(workspace: Workspace, model: LockedModel) -> ModelLayer:
     """The model's layer."""
-    folder = tmp_path / "layers" / "model-tiny-0123456789ab"
-    bake(model, workspace.models, folder)
-    return folder
+    return ModelLayer(name="model-tiny-0123456789ab", model=model, models=workspace.models)
+
+
+def work_of(read: list[float] | None = None) -> LayerWork:
+    return LayerWork(pool=None, scratch=Path("/nowhere"), advance=([] if read is None else read).append)
+
+
+def pack_it(layer: ModelLayer, workspace: Workspace, read: list[float] | None = None) -> Packed:
+    return pack_layer(layer, work_of(read), "zstd", workspace, lambda: None)
+
+
+def tar_of(layer: ModelLayer) -> bytes:
+    return b"".join(tarball.blocks(layer.segments(work_of())))
 
 
 @pytest.fixture
-def packed(workspace: Workspace, model: LockedModel, layer: Path) -> Packed:
+def packed(workspace: Workspace, layer: ModelLayer) -> Packed:
     """The layer, packed."""
-    return pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
+    return pack_it(layer, workspace)
 
 
 @pytest.fixture
@@ -81,30 +91,29 @@ def whole(blocks: Iterable[bytes]) -> bytes:
     return b"".join(blocks)
 
 
-def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, layer: Path, packed: Packed) -> None:
+def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, layer: ModelLayer, packed: Packed) -> None:
     layout = workspace.images
     assert not blob(layout, packed.blob.digest).exists()
     assert sum(path.stat().st_size for path in layout.rglob("*") if path.is_file()) < 20_000
     assert is_present(layout, packed.blob)
     with open_blob(layout, packed.blob.digest) as file:
         content = file.read()
-    assert content == whole(tarball.blocks(tarball.segments(layer)))
+    assert content == tar_of(layer)
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" == packed.blob.digest == packed.diff_id
-    assert pack(tarball.blocks(tarball.segments(layer)), "zstd", layout, lambda _: None) == packed
+    assert pack(tarball.blocks(layer.segments(work_of())), "zstd", layout, lambda _: None) == packed
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for path, expected in CONTENT.items():
             assert archive.extractfile(f"models/tiny/{path}").read() == expected  # type: ignore[union-attr]
 
 
-def test_it_is_found_again(workspace: Workspace, model: LockedModel, layer: Path, packed: Packed) -> None:
+def test_it_is_found_again(workspace: Workspace, layer: ModelLayer, packed: Packed) -> None:
     read: list[float] = []
-    kept = stored_files([model], workspace.models)
-    assert pack_folder(layer, "zstd", workspace, read.append, kept) == packed
-    assert read == []
+    assert pack_it(layer, workspace, read) == packed
+    assert read == [layer.size], "its size counts as read"
 
 
-def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed: Packed) -> None:
-    expected = whole(tarball.blocks(tarball.segments(layer)))
+def test_it_is_read_from_any_place_on(workspace: Workspace, layer: ModelLayer, packed: Packed) -> None:
+    expected = tar_of(layer)
     with open_blob(workspace.images, packed.blob.digest) as file:
         assert file.seekable()
         for at in (0, 511, 512, 1500, 2048, 9 << 20, len(expected) - 700, len(expected), 3):
@@ -116,8 +125,8 @@ def test_it_is_read_from_any_place_on(workspace: Workspace, layer: Path, packed:
         assert file.read() == expected[15:]
 
 
-def test_all_who_read_layers_read_it(workspace: Workspace, layer: Path, image: Image) -> None:
-    expected = whole(tarball.blocks(tarball.segments(layer)))
+def test_all_who_read_layers_read_it(workspace: Workspace, layer: ModelLayer, image: Image) -> None:
+    expected = tar_of(layer)
     source = from_layout(image, workspace.images)
     assert source.blobs[0].size == len(expected)
     with source.blobs[0].open(700) as readable:
@@ -170,59 +179,41 @@ def test_a_damaged_note_is_as_good_as_none(workspace: Workspace, packed: Packed,
     assert not is_present(workspace.images, packed.blob)
 
 
-def test_what_compresses_has_a_file_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_compresses_has_a_file_of_its_own(workspace: Workspace) -> None:
     content = b"0123456789abcdef" * (1 << 20)
     sha256 = hashlib.sha256(content).hexdigest()
     target = model_store.blob(workspace.models, sha256)
     target.parent.mkdir(parents=True)
     target.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    bake(model, workspace.models, tmp_path / "layer")
-    kept = stored_files([model], workspace.models)
-    made = pack_folder(tmp_path / "layer", "zstd", workspace, lambda _: None, kept)
+    made = pack_it(ModelLayer(name="model-tiny-0", model=model, models=workspace.models), workspace)
     assert made.blob.media_type.endswith("+zstd")
     assert blob(workspace.images, made.blob.digest).is_file()
 
 
-def test_much_beside_what_is_kept_makes_a_file(
-    workspace: Workspace, model: LockedModel, layer: Path, tmp_path: Path
-) -> None:
-    (layer / "models" / "tiny" / "beside.bin").write_bytes(os.urandom(2 << 20))
-    kept = stored_files([model], workspace.models)
-    made = pack_folder(layer, "zstd", workspace, lambda _: None, kept)
-    assert blob(workspace.images, made.blob.digest).is_file()
-
-
-def test_what_the_store_has_lost_is_packed_from_the_layer(
-    workspace: Workspace, model: LockedModel, layer: Path, packed: Packed
-) -> None:
+def test_weights_that_the_store_has_lost_are_an_error(workspace: Workspace, layer: ModelLayer) -> None:
     weights(workspace).unlink()
-    made = pack_folder(layer, "zstd", workspace, lambda _: None, stored_files([model], workspace.models))
-    assert made == packed
-    assert blob(workspace.images, made.blob.digest).read_bytes() == whole(tarball.blocks(tarball.segments(layer)))
+    with pytest.raises(ModelError, match="is not in the cache") as caught:
+        pack_it(layer, workspace)
+    assert "--from render" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("compresses", [False, True])
-def test_weights_that_changed_in_the_cache_are_never_packed(
-    workspace: Workspace, tmp_path: Path, *, compresses: bool
-) -> None:
+def test_weights_that_changed_in_the_cache_are_never_packed(workspace: Workspace, *, compresses: bool) -> None:
     content = b"0123456789abcdef" * (1 << 20) if compresses else os.urandom(9 << 20)
     sha256 = hashlib.sha256(content).hexdigest()
     path = model_store.blob(workspace.models, sha256)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     model = make_model(name="tiny", files=(ModelFile(path="w.safetensors", sha256=sha256, size=len(content)),))
-    layer, kept = tmp_path / "layer", stored_files([model], workspace.models)
-    bake(model, workspace.models, layer)
+    layer = ModelLayer(name="model-tiny-0", model=model, models=workspace.models)
     with path.open("r+b") as file:
         file.seek(8 << 20)
         file.write(b"!")
-    for place, fix in ((path, "run `jbuild models verify RECIPE`"), (layer / "models/tiny/w.safetensors", "remove /")):
-        with pytest.raises(IntegrityError, match="no longer matches the lock") as caught:
-            pack_folder(layer, "zstd", workspace, lambda _: None, kept)
-        assert caught.value.where == str(place)
-        assert (caught.value.hint or "").startswith(fix)
-        path.unlink(missing_ok=True)
+    with pytest.raises(IntegrityError, match="no longer matches the lock") as caught:
+        pack_it(layer, workspace)
+    assert caught.value.where == str(path)
+    assert (caught.value.hint or "").startswith("run `jbuild models verify RECIPE`")
     assert not [each for each in workspace.images.rglob("*") if each.is_file()]
 
 

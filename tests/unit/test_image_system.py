@@ -11,6 +11,7 @@ import pytest
 from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_platform, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layer_files import named_layers
 
 from builder.errors import DocumentError
 from builder.host.config import Config, RegistryMirror
@@ -22,7 +23,7 @@ from builder.model.locks import LockedBase
 if TYPE_CHECKING:
     from builder.host.session import Session
 
-LAYERS = plan._Layers(["environment-py3.11-1"], [], "runtime-0123456789ab", ())
+LAYERS = plan._Content(named_layers(["environment-py3.11-1"], [], "runtime-0123456789ab"), ())
 JOB, LOCK = make_job(), make_lock()
 
 

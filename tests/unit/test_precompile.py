@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 from factories import locked, make_jetson, make_job, make_lock, make_locked_wheel, make_spec, make_wheel
+from layer_files import make, wheels_layer
 
 from builder.audit import fatbin, kernel_names
 from builder.audit.byte_source import MalformedError, Plain
@@ -27,13 +27,11 @@ from builder.errors import BuildError
 from builder.image.precompile.cubin_entry import PackedCubin, entry_bytes, pack_cubin
 from builder.image.precompile.cubin_store import fingerprint_of, key_of, store_cubin, stored_cubin
 from builder.image.precompile.ptxas import check_kernels, options_of
-from builder.image.wheels.slim_tree import slim_key, slimmed_wheel
-from builder.image.wheels.tree import prepare
+from builder.image.wheels.wheel_slimmer import slim_key
 from builder.lock import lockfile
 from builder.lock.build_tools import package_of
 from builder.lock.index_sources import lock_inputs, locks_tools
 from builder.model.audits import GpuTarget
-from builder.model.images import site_packages
 from builder.model.kernels import KernelModule, LibraryKernels
 from builder.model.precompiled import CompiledWheel, PtxModule
 from builder.model.recipes import ImageSpec
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
     from builder.model.recipes import Precompile
 
 GOLDEN = Path(__file__).with_name("golden") / "cubins"
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 THOR = SlimRules(sms=(110,), same_major=False)
 LIBRARY = "demo/_C.so"
 
@@ -228,24 +225,24 @@ def compiled_wheel(version: str = "13.0.88") -> CompiledWheel:
     return CompiledWheel(ptxas=version, modules=(module,))
 
 
-def test_trees_have_the_compiled_code(session: Session, tmp_path: Path) -> None:
+def test_layers_have_the_compiled_code(session: Session, tmp_path: Path) -> None:
     data = make_library((make_container(make_entry("sm_80", ("scale",), size=6000), golden("ptx_80")[0]),))
     wheel = locked(make_wheel(tmp_path, files={LIBRARY: data}))
     key = key_of(PTX, GpuTarget("sass", 110), "13.0.88", ("-O1", "--warn-on-spills"))
     compiled = compiled_wheel()
+    layer = wheels_layer([wheel], session, {wheel.sha256: THOR}, {wheel.sha256: compiled})
     with pytest.raises(BuildError, match="no longer in the cache"):
-        prepare([wheel], PYTHON, None, session, {wheel.sha256: THOR}, {wheel.sha256: compiled})
+        make(layer, session)
     packed = store_cubin(key, CUBIN, session.workspace)
-    tree = prepare([wheel], PYTHON, None, session, {wheel.sha256: THOR}, {wheel.sha256: compiled})[wheel.sha256]
-    packages = tree / site_packages(PYTHON).lstrip("/")
+    made = make(layer, session)
+    packages = made.packages
     library = (packages / LIBRARY).read_bytes()
     assert entry_bytes(packed) in library
     assert b"ptx" not in library
     (report,) = packages.glob("*.dist-info/jbuild-slim.json")
     body = json.loads(report.read_text())
     assert body["libraries"][0]["compiled"] == [{"entries": 1, "size": len(entry_bytes(packed)), "target": "sm_110"}]
-    slimmed = slimmed_wheel(packages)
-    assert slimmed is not None
+    (slimmed,) = made.slimmed
     assert slimmed.cubins == (key,)
     assert key.ptx == hashlib.sha256(PTX).hexdigest()
     keys = {slim_key(THOR), slim_key(THOR, compiled), slim_key(THOR, compiled_wheel("13.1.0"))}
@@ -257,8 +254,8 @@ def test_older_drivers_get_code_without_zstd(session: Session, tmp_path: Path) -
     wheel = locked(make_wheel(tmp_path, files={LIBRARY: data}))
     store_cubin(key_of(PTX, GpuTarget("sass", 110), "12.6.85", ("-O1", "--warn-on-spills")), CUBIN, session.workspace)
     compiled = {wheel.sha256: compiled_wheel("12.6.85")}
-    tree = prepare([wheel], PYTHON, None, session, {wheel.sha256: THOR}, compiled)[wheel.sha256]
-    library = (tree / site_packages(PYTHON).lstrip("/") / LIBRARY).read_bytes()
+    layer = wheels_layer([wheel], session, {wheel.sha256: THOR}, compiled)
+    library = (make(layer, session).packages / LIBRARY).read_bytes()
     assert CUBIN in library
 
 

@@ -81,7 +81,7 @@ class Small:
     def __init__(self, wheels: tuple[LockedWheel, ...], session: Session, folder: Path) -> None:
         self.session = session
         self.lock: Lock = make_lock(*wheels)
-        self.layers = [*(layer(*files) for files in status_layers()), wheel_layer(wheels, session, folder)]
+        self.layers = [*(layer(*files) for files in status_layers()), wheel_layer(wheels, session)]
         self.image: Image = make_layered_image(self.layers, session.workspace.images)
         self.flaws: list[str] = []
 

@@ -94,8 +94,11 @@ def test_a_count_of_zero_warnings_does_not_contradict_other_stages(
     assert f"  audit     {shown}\n" in text
 
 
-def test_a_rendered_cell_says_how_to_build_it(session: Session) -> None:
-    result = everything(session, image=None, verdict=None, publication=None)
+def test_a_standalone_plan_says_how_to_build_it(session: Session) -> None:
+    made = everything(session, image=None, verdict=None, publication=None)
+    result = replace(made, run=made.run.with_records(replace(made.run.plan, layers=("runtime-1",))))
+    assert "build it" not in summary([result], 1.0)
+    (result.run.folder.layers / "runtime-1").mkdir(parents=True)
     text = summary([result], 1.0)
     assert f"  build it  cd {shlex.quote(str(result.run.folder.path))} && docker buildx build .\n" in text
     assert "run it" not in text

@@ -13,8 +13,8 @@ from factories import DIGEST, make_jetson, make_job, make_lock, make_locked_whee
 from builder.audit.gpu_rules import coverage, gpu_code
 from builder.audit.runnable_code import remaining_kernels
 from builder.cli.verbs.diff import text
+from builder.image.layers.layer_groups import wheel_layers
 from builder.image.render.image_labels import labels, slim_labels, slim_sizes, slim_text
-from builder.image.render.layer_groups import wheel_layers
 from builder.model.audits import GpuTarget
 from builder.model.images import SlimmedWheel
 from builder.model.kernels import KernelModule, LibraryKernels

@@ -18,8 +18,8 @@ from builder.audit.runnable_code import remaining, remaining_kernels
 from builder.audit.stage import judge
 from builder.cli.verbs.diff import text as diff_text
 from builder.host import records
+from builder.image.layers.layer_groups import wheel_layers
 from builder.image.render.image_labels import labels, slim_sizes, slim_text
-from builder.image.render.layer_groups import wheel_layers
 from builder.model.audits import GpuTarget
 from builder.model.images import Plan, SlimmedWheel, SlimSize
 from builder.model.kernels import KernelModule, LibraryKernels

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from factories import make_lock, make_platform
+from layer_files import Made, make
 
 from builder.errors import IntegrityError, JbuildError, NetworkError
 from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.interpreters import Compiler, find_compiler
 from builder.host.session import Session
-from builder.image.wheels.standalone_python import interpreter_tree, provide_compiler
-from builder.image.wheels.tree import EPOCH
+from builder.image.layers.layer import InterpreterLayer
+from builder.image.wheels.standalone_python import provide_compiler
 from builder.lock import python_archives
+from builder.model.images import EPOCH
 from builder.model.locks import LockedInterpreter
 
 if TYPE_CHECKING:
@@ -93,24 +95,24 @@ def offered(mirror: Path, files: dict[str, bytes] = FILES) -> Lock:
     return make_lock(platform=make_platform(python="3.12", standalone=RELEASE), interpreter=locked)
 
 
-def tree_of(lock: Lock, session: Session) -> Path:
-    assert lock.interpreter
-    return interpreter_tree(lock, lock.interpreter, None, session)
+def made_of(lock: Lock, session: Session, compiler: Compiler | None = None) -> Made:
+    return make(InterpreterLayer(name="interpreter-0", lock=lock, session=session), session, compiler)
 
 
 def test_an_interpreter_lies_where_the_image_has_it(mirror: Path, own: Session) -> None:
-    tree = tree_of(offered(mirror), own)
-    home = tree / "opt/python"
+    made = made_of(offered(mirror), own)
+    home = made.folder / "opt/python"
+    with tarfile.open(fileobj=io.BytesIO(made.tar)) as members:
+        assert {member.mtime for member in members} == {EPOCH}
     assert (home / "bin/python3.12").read_bytes() == FILES["python/bin/python3.12"]
     assert str((home / "bin/python3").readlink()) == "python3.12"
     assert (home / "lib/python3.12" / "os.py").read_text() == "x = 1\n"
-    assert {path.lstat().st_mtime for path in (tree, *tree.rglob("*"))} == {EPOCH}
     modes = {path.name: path.stat().st_mode & 0o777 for path in home.rglob("*") if path.is_file()}
     assert modes == {name: 0o755 if name.startswith("python3") else 0o644 for name in modes}
 
 
 def test_its_own_records_say_where_it_is(mirror: Path, own: Session) -> None:
-    tree = tree_of(offered(mirror), own)
+    tree = made_of(offered(mirror), own).folder
     (records,) = tree.rglob("_sysconfigdata*.py")
     assert records.read_bytes() == CONFIGURED.replace(b"@", b"/opt/python")
     texts = [path.read_bytes() for path in tree.rglob("*") if path.is_file()]
@@ -119,9 +121,9 @@ def test_its_own_records_say_where_it_is(mirror: Path, own: Session) -> None:
 
 def test_it_is_fetched_once(mirror: Path, own: Session) -> None:
     lock = offered(mirror)
-    first = tree_of(lock, own)
+    first = made_of(lock, own)
     (mirror / "20261110" / NAME).unlink()
-    assert tree_of(lock, own) == first
+    assert made_of(lock, own) == first
     (archive_kept,) = own.workspace.interpreters.rglob("*.tar.gz")
     assert archive_kept.name == NAME
     assert [path.name for path in archive_kept.parent.iterdir()] == [NAME]
@@ -132,8 +134,7 @@ def test_its_sources_are_compiled_if_something_can(mirror: Path, own: Session) -
     assert lock.interpreter
     compiler = find_compiler(own_minor(), None, own.workspace.interpreters)
     assert compiler
-    tree = interpreter_tree(lock, lock.interpreter, compiler, own)
-    assert tree != tree_of(lock, own)
+    tree = made_of(lock, own, compiler).folder
     assert {path.name.partition(".")[0] for path in tree.rglob("*.pyc")} == {
         "os",
         "_sysconfigdata__linux_aarch64-linux-gnu",
@@ -148,8 +149,8 @@ def own_minor() -> str:
 
 def failure(lock: Lock, session: Session) -> JbuildError:
     with pytest.raises(JbuildError) as caught:
-        tree_of(lock, session)
-    assert not [path for path in session.workspace.trees.rglob("*") if path.is_dir() and len(path.name) > 2]
+        made_of(lock, session)
+    assert not list(session.workspace.cache.glob(".*"))
     assert not list(session.workspace.interpreters.rglob("*.tar.gz"))
     assert caught.value.where
     assert caught.value.hint
@@ -171,7 +172,7 @@ def test_a_cut_archive_is_not_kept(mirror: Path, own: Session) -> None:
     place.write_bytes(place.read_bytes()[:-20])
     assert isinstance(failure(lock, own), (IntegrityError, NetworkError))
     offered(mirror)
-    assert tree_of(lock, own).is_dir()
+    assert made_of(lock, own).tar
 
 
 def test_a_mirror_that_lacks_it(mirror: Path, own: Session) -> None:
@@ -201,8 +202,8 @@ def test_a_mirror_that_is_not_there(mirror: Path, own: Session) -> None:
 def test_an_archive_that_is_no_interpreter(mirror: Path, own: Session, files: dict[str, bytes]) -> None:
     lock = offered(mirror, files)
     with pytest.raises(JbuildError):
-        tree_of(lock, own)
-    assert not list(own.workspace.trees.rglob("opt"))
+        made_of(lock, own)
+    assert not list(own.workspace.cache.rglob("opt"))
 
 
 def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,13 @@ lock = _alias(
     ),
 )
 render = _alias(
-    "render", f"Write a Dockerfile and build contexts for `docker buildx build` for each cell of RECIPE. {_EARLIER}"
+    "render",
+    f"Write a Dockerfile for each cell of RECIPE. {_EARLIER}",
+    click.option(
+        "--standalone",
+        is_flag=True,
+        help="Also write the files of its layers, which plain `docker buildx build` needs.",
+    ),
 )
 build = _alias(
     "build",

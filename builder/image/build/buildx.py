@@ -24,8 +24,8 @@ from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, mark_used, write_text
 from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
-from builder.image.wheels.tree import EPOCH
 from builder.jetson.advisories import symptoms_in
+from builder.model.images import EPOCH
 from builder.pipeline.builders import buildx, hanging
 
 if TYPE_CHECKING:

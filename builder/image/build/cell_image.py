@@ -11,18 +11,22 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import RegistryError
+from builder.errors import BuildError, RegistryError
 from builder.host import records
 from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors, mark_used, temp_file, write_text
+from builder.host.interpreters import find_compiler
 from builder.host.json_documents import decode_json
 from builder.image.build.buildx import SYSTEM_DOCKERFILE, BuildRequest, build, options
 from builder.image.build.system_pins import pinned_base, script_of
+from builder.image.layers.cell_layers import cell_layers
+from builder.image.layers.pack_layers import pack_layers
+from builder.image.layers.standalone import make_folders
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import blob, is_present, is_whole, mark_image_used, put_image
 from builder.image.oci.pack import compression_key
-from builder.image.render.context import stored_files
 from builder.model.images import Descriptor, Image
+from builder.models.fetch import fetch_model
 from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_failures import ImageMissingError
@@ -61,7 +65,13 @@ def build_image(
     """
     job, lock, plan, session, folder = run.job, run.lock, run.plan, run.session, run.folder
     request = BuildRequest(folder=folder.path, builder=builder, fresh=fresh)
+    compiler = find_compiler(lock.platform.python, lock.compiler, session.workspace.interpreters)
+    layers = cell_layers(job, lock, compiler, session)
+    if plan.layers != tuple(layer.name for layer in layers.all):
+        hint = "run `jbuild render RECIPE --force`, then the same command again"
+        raise BuildError(f"{job.name}: the rendered layers are out of date", where=str(folder.path), hint=hint)
     if plan.system is None:
+        make_folders(layers, folder.layers, job.cell.id, session)
         session.console.say(
             f"{job.cell.id}: {job.spec.template} has instructions after jbuild's layers; "
             "BuildKit builds the whole image"
@@ -75,8 +85,11 @@ def build_image(
     else:
         system = build_system(job, lock, plan.system, request, engine, session)
         records.write(workspace.system(key), key, system)
-    external = stored_files(lock.models, workspace.models)
-    image = assemble(plan, folder.layers, system, job.cell.id, session, external)
+    for model in lock.models:
+        # The store may have lost files since the plan was made.
+        fetch_model(model, job.recipe.path.parent, session)
+    packed = pack_layers(layers.all, layers.compiler, job.cell.id, session)
+    image = assemble(plan, packed, system, workspace.images)
     mark_image_used(workspace.images, image)
     return image
 

@@ -14,7 +14,7 @@ from builder.host.files import write_text
 from builder.host.toml import documents
 from builder.image.render import image_labels
 from builder.image.render.dockerfile import render as render_dockerfile
-from builder.image.wheels.tree import EPOCH
+from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from builder.host.concurrency import map_with_progress
 from builder.host.files import disk_errors
 from builder.host.records import as_bytes
-from builder.image.oci import tarball
 from builder.image.oci.layout import layer_content, put_image, read_config
-from builder.image.oci.pack import Packed, find_packed, pack, pack_folder
+from builder.image.oci.pack import Packed, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from builder.host.session import Session
     from builder.model.images import Image, ImageSettings, Plan
 
-# What SOURCE_DATE_EPOCH makes BuildKit write: `image.wheels.tree.EPOCH` in words.
+# What SOURCE_DATE_EPOCH makes BuildKit write: `EPOCH` in words.
 _CREATED = "1980-01-01T00:00:00Z"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
-# One large layer keeps a few processors busy; a second keeps them so while it is read, or ends. What does not compress
-# keeps one busy, with its hash.
-_AT_ONCE = min(4, max(2, (os.cpu_count() or 2) // 2))
 
 
-def assemble(
-    plan: Plan, layers: Path, system: Image, cell: str, session: Session, external: Mapping[str, Path]
-) -> Image:
-    """Put a plan's layers on a system image, and its settings into the configuration; return the image.
-
-    `external` tells where the cache keeps the contents of files, by their paths in the image.
+def assemble(plan: Plan, packed: Sequence[Packed], system: Image, layout: Path) -> Image:
+    """Put a plan's packed layers on a system image, and its settings into the configuration; return the image.
 
     Raises:
-        BuildError: a layer cannot be packed, or the system image is not whole.
+        BuildError: the system image is not whole.
         DiskError: the disk is full or cannot be written.
     """
-    layout = session.workspace.images
-    packed = _pack_all([layers / name for name in plan.layers], external, cell, session)
     config = _config(read_config(layout, system), packed, plan)
     layers_above = (layer.blob for layer in packed)
     return put_image(layout, as_bytes(config), (*system.layers, *layers_above), plan.platform)
@@ -65,20 +53,6 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
             for layer in system.layers[shared:]
         ]
     return put_image(layout, as_bytes(config), [*base.layers[:shared], *packed], system.platform)
-
-
-def _pack_all(folders: Sequence[Path], external: Mapping[str, Path], cell: str, session: Session) -> list[Packed]:
-    compression, workspace = session.config.compression, session.workspace
-    # Most layers are packed already: only the files of the others are counted, of which there may be 100,000.
-    missing = [folder for folder in folders if not find_packed(folder, compression, workspace)]
-    total = float(sum(tarball.size_of(folder) for folder in missing))
-    with session.console.task(f"{cell}: packing layers", total, unit="B") as task:
-        return map_with_progress(
-            lambda folder, progress: pack_folder(folder, compression, workspace, progress.advance, external),
-            folders,
-            task.advance,
-            _AT_ONCE,
-        )
 
 
 def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Packs layers: compresses a folder into a blob of the layout, once for all cells with that layer.
+"""Packs layers: compresses a tar stream into a blob of the layout, once for all cells with that layer.
 
-BuildKit would copy, tar and compress the folder on one processor, for every cell again.
+BuildKit would copy, tar and compress folders on one processor, for every cell again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,16 +18,17 @@ from builder.host import records
 from builder.host.files import disk_errors, mark_used, temp_file
 from builder.image.oci import tarball, virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
-from builder.model.images import Descriptor
+from builder.model.images import Descriptor, SlimmedWheel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from builder.host.config import Compression
     from builder.host.paths import Workspace
+    from builder.image.layers.layer import LayerSource, LayerWork
 
-# Part of every packed layer's key: raise it when the same folder packs to other bytes.
-_FORMAT = "3"
+# Part of every packed layer's key: raise it when the same layer packs to other bytes.
+_FORMAT = "4"
 # The size of the sample (bytes) that decides whether to compress a stream, and the largest worthwhile ratio.
 _SAMPLE = 8 << 20
 _WORTH = 0.97
@@ -44,10 +45,14 @@ _GZIP_WINDOW = 31
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """A layer's blob, and the digest of its uncompressed content (the configuration's `diff_id`)."""
+    """A layer's blob, and the digest of its uncompressed content (the configuration's `diff_id`).
+
+    `slimmed` are its wheels without GPU code for other GPUs.
+    """
 
     blob: Descriptor
     diff_id: str
+    slimmed: tuple[SlimmedWheel, ...] = field(default=(), metadata=records.OPTIONAL)
 
 
 class _Compressor(Protocol):
@@ -61,44 +66,47 @@ def compression_key(compression: Compression) -> str:
     return f"{_FORMAT}-{compression}-{_release(compression)}-{_LEVELS[compression]}-{_WEIGHTS_LEVEL}"
 
 
-def pack_folder(
-    folder: Path,
+def pack_layer(
+    layer: LayerSource,
+    work: LayerWork,
     compression: Compression,
     workspace: Workspace,
-    on_bytes: Callable[[float], object],
-    external: Mapping[str, Path] | None = None,
+    check: Callable[[], object],
+    threads: int = 1,
 ) -> Packed:
-    """Return the blob of a layer's folder, whose name identifies its content, packing it if it is missing.
+    """Return the blob of a layer, whose name identifies its content, packing it if it is missing.
 
-    `on_bytes` gets the number of bytes read. `external` maps the paths of models' files in the image to their files in
-    the cache: if they do not compress, the blob is virtual and refers to them (`virtual_blob`).
+    `check` is called between blocks; it may raise to end the work. If the files of a model do not compress, the blob is
+    virtual and refers to them (`virtual_blob`). `threads` compress.
 
     Raises:
-        BuildError: the folder has a file that a layer cannot contain.
-        IntegrityError: a model's file does not match its sha256.
+        BuildError: the layer has a file that a layer cannot contain.
+        IntegrityError: a wheel is damaged, or a model's file does not match its sha256.
         DiskError: the disk is full, or cannot be written.
     """
-    key = _key(folder, compression)
+    key = _key(layer.name, compression)
     # Cells that share a layer may build at the same time.
     with workspace.file_lock(f"pack-{key[:16]}"):
-        cached = find_packed(folder, compression, workspace)
+        cached = find_packed(layer.name, compression, workspace)
         if cached:
+            work.advance(layer.size)
             return cached
         try:
             with disk_errors(workspace.images):
-                packed = _pack_folder(folder, compression, external or {}, workspace, on_bytes)
+                packed = _pack_layer(layer, work, compression, workspace, check, threads)
         except tarball.ChangedError as error:
-            raise _changed(folder, Path(str(error))) from error
+            raise _changed(Path(str(error))) from error
         except ValueError as error:
             hint = "this is a bug in jbuild; please report it"
-            raise BuildError(f"layer {folder.name} cannot be packed: {error}", where=str(folder), hint=hint) from error
+            raise BuildError(f"layer {layer.name} cannot be packed: {error}", where=layer.name, hint=hint) from error
+        packed = replace(packed, slimmed=tuple(work.slimmed))
         records.write(workspace.packed(key), key, packed)
     return packed
 
 
-def find_packed(folder: Path, compression: Compression, workspace: Workspace) -> Packed | None:
-    """Return the blob of a layer's folder if it was packed already, or else None."""
-    key = _key(folder, compression)
+def find_packed(name: str, compression: Compression, workspace: Workspace) -> Packed | None:
+    """Return the blob of a layer if it was packed already, or else None."""
+    key = _key(name, compression)
     packed = records.read(workspace.packed(key), key, Packed)
     if packed is None or not is_present(workspace.images, packed.blob):
         return None
@@ -107,40 +115,34 @@ def find_packed(folder: Path, compression: Compression, workspace: Workspace) ->
     return packed
 
 
-def _changed(folder: Path, path: Path) -> IntegrityError:
-    if path.is_relative_to(folder):
-        hint = f"remove {folder}; `jbuild render RECIPE --force` makes it again"
-    else:
-        hint = "run `jbuild models verify RECIPE` to remove it, then `jbuild render RECIPE --force` to fetch it again"
+def _changed(path: Path) -> IntegrityError:
+    hint = "run `jbuild models verify RECIPE` to remove it, then `jbuild render RECIPE --force` to fetch it again"
     return IntegrityError("a model's file no longer matches the lock", where=str(path), hint=hint)
 
 
-def _pack_folder(
-    folder: Path,
+def _pack_layer(
+    layer: LayerSource,
+    work: LayerWork,
     compression: Compression,
-    external: Mapping[str, Path],
     workspace: Workspace,
-    on_bytes: Callable[[float], object],
+    check: Callable[[], object],
+    threads: int,
 ) -> Packed:
-    weights = {name: path for name, path in external.items() if (folder / name).is_file()}
-    if not weights:
-        return pack(tarball.blocks(tarball.segments(folder)), compression, workspace.images, on_bytes)
-    segments = list(tarball.segments(folder, weights))
-    packed = _virtual_blob(segments, {str(path) for path in weights.values()}, workspace, on_bytes)
-    return packed or pack(tarball.blocks(segments), compression, workspace.images, on_bytes, level=_WEIGHTS_LEVEL)
+    if not layer.is_stored:
+        content = tarball.blocks(layer.segments(work))
+        return pack(content, compression, workspace.images, lambda _: check(), threads=threads)
+    segments = list(layer.segments(work))
+    packed = _virtual_blob(segments, workspace, work.advance)
+    return packed or pack(
+        tarball.blocks(segments), compression, workspace.images, work.advance, level=_WEIGHTS_LEVEL, threads=threads
+    )
 
 
 def _virtual_blob(
-    segments: Sequence[bytes | tarball.Content],
-    external: Collection[str],
-    workspace: Workspace,
-    on_bytes: Callable[[float], object],
+    segments: Sequence[bytes | tarball.Content], workspace: Workspace, on_bytes: Callable[[float], object]
 ) -> Packed | None:
-    """Return the virtual blob of a layer, or None if the layer needs a file of its own."""
-    literal = sum(
-        len(segment) if isinstance(segment, bytes) else segment.size * (segment.path not in external)
-        for segment in segments
-    )
+    """Return the virtual blob of a layer of stored files, or None if the layer needs a file of its own."""
+    literal = sum(len(segment) for segment in segments if isinstance(segment, bytes))
     if literal > _MOST_LITERAL or _shrinks(_read_sample(tarball.blocks(segments))):
         return None
     digest = hashlib.sha256()
@@ -149,26 +151,24 @@ def _virtual_blob(
         on_bytes(len(block))
     name = f"sha256:{digest.hexdigest()}"
     size = sum(len(segment) if isinstance(segment, bytes) else segment.size for segment in segments)
-    virtual_blob.write(workspace.images, name, _merge_literals(segments, external))
+    virtual_blob.write(workspace.images, name, _merge_literals(segments))
     return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
 
 
-def _merge_literals(
-    segments: Iterable[bytes | tarball.Content], external: Collection[str]
-) -> Iterator[bytes | tarball.Content]:
-    """Yield the segments with consecutive literal ones joined; contents that are not external become literal."""
+def _merge_literals(segments: Iterable[bytes | tarball.Content]) -> Iterator[bytes | tarball.Content]:
+    """Yield the segments with consecutive literal ones joined."""
     literal = bytearray()
     for segment in segments:
-        if isinstance(segment, tarball.Content) and segment.path in external:
+        if isinstance(segment, tarball.Content):
             yield from (bytes(literal), segment)
             literal.clear()
         else:
-            literal += b"".join(tarball.blocks([segment]))
+            literal += segment
     yield bytes(literal)
 
 
-def _key(folder: Path, compression: Compression) -> str:
-    return records.fingerprint(folder.name, compression_key(compression))
+def _key(name: str, compression: Compression) -> str:
+    return records.fingerprint(name, compression_key(compression))
 
 
 def pack(
@@ -178,18 +178,21 @@ def pack(
     on_bytes: Callable[[float], object],
     *,
     level: int | None = None,
+    threads: int | None = None,
 ) -> Packed:
     """Compress a tar stream into a blob of a layout; the result does not depend on the number of processors.
 
-    `level` overrides the compressor's default level. Content that does not compress, such as the weights of many
-    models, is stored uncompressed, which also saves a device the decompression.
+    `level` overrides the compressor's default level; `threads` compress, by default one a processor. Content that does
+    not compress, such as the weights of many models, is stored uncompressed, which also saves a device the
+    decompression.
 
     Raises:
         OSError: the stream cannot be read, or the blob cannot be written.
     """
     blocks = iter(content)
     sample = _read_sample(blocks)
-    compressor = _compressor(compression, level or _LEVELS[compression]) if _shrinks(sample) else None
+    threads = threads or os.cpu_count() or 1
+    compressor = _compressor(compression, level or _LEVELS[compression], threads) if _shrinks(sample) else None
     inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
     with temp_file(layout / "blobs" / "sha256") as temporary:
         with temporary.open("wb") as file:
@@ -223,13 +226,13 @@ def _shrinks(blocks: Sequence[bytes]) -> bool:
     return len(sample) < _SAMPLE or len(zlib.compress(sample, 1)) < _WORTH * len(sample)
 
 
-def _compressor(compression: Compression, level: int) -> _Compressor:
+def _compressor(compression: Compression, level: int, threads: int) -> _Compressor:
     if compression == "gzip":
         return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
     import zstandard  # noqa: PLC0415  # only packing needs it
 
     # At least one worker: without any, zstd splits its input differently, and the bytes differ.
-    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=os.cpu_count() or 1).compressobj()
+    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
     return compressor
 
 

@@ -1,4 +1,4 @@
-"""A folder as a reproducible tar stream: sorted, owned by root, with one time for all files."""
+"""Entries as a reproducible tar stream: owned by root, with one time for all files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import re
 import stat
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from builder.image.wheels.tree import EPOCH
+from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
 # The stream consists of blocks of about this many bytes.
@@ -40,18 +41,63 @@ class ChangedError(Exception):
     """A file does not match its sha256; the path is the argument."""
 
 
-def segments(folder: Path, external: Mapping[str, Path] | None = None) -> Iterator[bytes | Content]:
-    """Yield the tar of a folder's contents, without the folder itself: literal bytes, and unread contents of files.
+class LayerEntry(NamedTuple):
+    """A file of a layer, a symbolic link to `target`, or a folder. `path` begins without a slash.
 
-    Modes are those of the files; hard links become separate files. `external` maps paths in the tar to other files with
-    the same content, named by their sha256, while those exist.
-
-    Raises:
-        OSError: a folder cannot be read.
-        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
+    `content` has `size` bytes; it is read once, when its turn comes.
     """
-    yield from _entries(str(folder), external or {})
+
+    path: str
+    mode: int
+    size: int = 0
+    content: Iterable[bytes | Content] = ()
+    target: str = ""
+    kind: bytes = tarfile.REGTYPE
+
+
+FOLDER_MODE, FILE_MODE, PROGRAM_MODE = 0o755, 0o644, 0o755
+
+
+def file_of(path: str, content: bytes, mode: int = FILE_MODE) -> LayerEntry:
+    """Return a file with this content."""
+    return LayerEntry(path, mode, len(content), (content,))
+
+
+def link_of(path: str, target: str) -> LayerEntry:
+    """Return a symbolic link."""
+    return LayerEntry(path, 0o777, target=target, kind=tarfile.SYMTYPE)
+
+
+def folder_of(path: str) -> LayerEntry:
+    """Return a folder, which only an empty one needs."""
+    return LayerEntry(path, FOLDER_MODE, kind=tarfile.DIRTYPE)
+
+
+def segments(entries: Iterable[LayerEntry]) -> Iterator[bytes | Content]:
+    """Yield the tar of entries: literal bytes, and unread contents of files. Each folder precedes what is in it."""
+    folders = {""}
+    for path, mode, size, content, target, kind in entries:
+        folder = path if kind == tarfile.DIRTYPE else path.rpartition("/")[0]
+        if folder not in folders:
+            for name in _missing(folder, folders):
+                folders.add(name)
+                yield header(f"{name}/", tarfile.DIRTYPE, FOLDER_MODE)
+        if kind == tarfile.DIRTYPE:
+            continue
+        yield header(path, kind, mode, size=size, target=target)
+        if size:
+            yield from content
+            yield bytes(-size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _missing(folder: str, folders: AbstractSet[str]) -> list[str]:
+    """Return the folders down to one that are not there yet, the outermost first."""
+    names = []
+    while folder not in folders:
+        names.append(folder)
+        folder = folder.rpartition("/")[0]
+    return names[::-1]
 
 
 def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
@@ -77,34 +123,27 @@ def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
         yield bytes(waiting)
 
 
-def size_of(folder: Path) -> int:
-    """Return the approximate size of a folder's files in bytes, for progress bars."""
-    return sum(os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(folder) for name in names)  # noqa: PTH118
+def entries_below(folder: Path) -> Iterator[LayerEntry]:
+    """Yield the entries of a folder, sorted; hard links become separate files, and modes depend on execute bits only.
 
-
-def _entries(root: str, external: Mapping[str, Path]) -> Iterator[bytes | Content]:
-    # Plain strings, scandir and no recursion: a CUDA stack has 100,000 files.
-    waiting = _children(root, "")
+    Raises:
+        OSError: a folder cannot be read.
+        ValueError: the folder has a device, a pipe or a socket, which a layer cannot contain.
+    """
+    waiting = _children(str(folder), "")
     while waiting:
         name, entry = waiting.pop()
         state = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
-            yield header(f"{name}/", tarfile.DIRTYPE, state.st_mode)
-            waiting += _children(root, f"{name}/")
+            yield folder_of(name)
+            waiting += _children(str(folder), f"{name}/")
         elif stat.S_ISLNK(state.st_mode):
-            yield header(name, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))  # noqa: PTH115
+            yield link_of(name, os.readlink(entry.path))  # noqa: PTH115
         elif stat.S_ISREG(state.st_mode):
-            yield header(name, tarfile.REGTYPE, state.st_mode, size=state.st_size)
-            yield _content_of(entry, state.st_size, external.get(name))
-            yield bytes(-state.st_size % tarfile.BLOCKSIZE)
+            mode = PROGRAM_MODE if state.st_mode & stat.S_IXUSR else FILE_MODE
+            yield LayerEntry(name, mode, state.st_size, (Content(entry.path, state.st_size),))
         else:
             raise ValueError(f"/{name} is neither a file nor a folder nor a symbolic link")
-
-
-def _content_of(entry: os.DirEntry[str], size: int, external: Path | None) -> Content:
-    if external is None:
-        return Content(entry.path, size)
-    return Content(str(external) if external.is_file() else entry.path, size, external.name)
 
 
 def _children(root: str, inside: str) -> list[tuple[str, os.DirEntry[str]]]:

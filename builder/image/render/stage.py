@@ -11,9 +11,9 @@ from builder.host.files import sha256_of
 from builder.host.interpreters import find_compiler
 from builder.host.paths import sha256_of_file
 from builder.image import runtime
-from builder.image.render.layer_groups import groups
-from builder.image.wheels.slim_tree import slim_key
-from builder.image.wheels.tree import variant
+from builder.image.layers.layer_groups import groups
+from builder.image.wheels.wheel_entries import variant
+from builder.image.wheels.wheel_slimmer import slim_key
 from builder.lock import lockfile
 from builder.model.images import Plan
 from builder.model.recipes import PublishSpec, SmokeSpec
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _RenderStage(Stage[Plan]):
-    """From a lock to Dockerfile and layers."""
+    """From a lock to a Dockerfile and the names of layers."""
 
     name = "render"
     record = Plan
@@ -60,12 +60,13 @@ class _RenderStage(Stage[Plan]):
 
     def holds(self, run: CellRun, record: Plan) -> bool:
         folder = run.folder
-        return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in record.layers)
+        layers = record.layers if run.options.standalone else ()
+        return folder.dockerfile.is_file() and all((folder.layers / layer).is_dir() for layer in layers)
 
     def make(self, run: CellRun) -> Plan:
         from builder.image.render.plan import render  # noqa: PLC0415  # slow to import
 
-        return render(run.job, run.lock, run.session)
+        return render(run.job, run.lock, run.session, standalone=run.options.standalone)
 
 
 STAGE = _RenderStage()

@@ -1,1 +1,1 @@
-"""The wheelhouse: wheels fetched, verified and unpacked once, shared by all cells."""
+"""Wheels, fetched and verified once, as files of an image; and their bytecode."""

@@ -1,4 +1,4 @@
-"""Interpreters that uv fetches: an image's own, unpacked into a tree, and the release that compiles bytecode for it."""
+"""Interpreters that uv fetches: an image's own, and the release that compiles bytecode for it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.host.interpreters import find_compiler
-from builder.image.wheels.tree import make_tree, variant
-from builder.lock.python_archives import archive_name, install_python, interpreter_archive, unpack_archive
+from builder.lock.python_archives import install_python, interpreter_archive, unpack_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.interpreters import Compiler
     from builder.host.session import Session
-    from builder.model.locks import Lock, LockedInterpreter
+    from builder.model.locks import Lock
 
-# Part of each tree's name: raise it when the same archive unpacks to something else.
-_FORMAT = "1"
+# Part of the names of interpreters' layers: raise it when the same archive unpacks to something else.
+ARCHIVE_FORMAT = "1"
 
 
 def provide_compiler(lock: Lock, session: Session) -> Compiler | None:
@@ -43,18 +42,12 @@ def provide_compiler(lock: Lock, session: Session) -> Compiler | None:
     return find_compiler(python, pinned, folder)
 
 
-def interpreter_tree(lock: Lock, interpreter: LockedInterpreter, compiler: Compiler | None, session: Session) -> Path:
-    """Return the tree of an image's own interpreter, after fetching and unpacking it if it is missing.
+def unpacked_interpreter(lock: Lock, folder: Path, session: Session) -> None:
+    """Unpack an image's own interpreter into a folder that becomes `/`, after fetching it if it is missing.
 
     Raises:
         NetworkError, IntegrityError, DiskError: it cannot be fetched, verified or stored.
     """
-    python, sha256 = lock.platform.python, interpreter.sha256
-    tree = session.workspace.trees / sha256[:2] / f"{sha256}-{_FORMAT}-{variant(python, compiler)}"
-    name = archive_name(interpreter)
-
-    def fill(folder: Path) -> None:
-        unpack_archive(interpreter_archive(interpreter, lock.platform, session), folder, python)
-
-    make_tree(tree, fill, compiler, name)
-    return tree
+    if lock.interpreter:
+        archive = interpreter_archive(lock.interpreter, lock.platform, session)
+        unpack_archive(archive, folder, lock.platform.python)

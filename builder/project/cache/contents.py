@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from builder.errors import LockError
 from builder.host.paths import CellFolder
-from builder.image.wheels.tree import is_current
 from builder.lock import lockfile
 from builder.models import model_pins
 from builder.pipeline.cell import CellRecords
@@ -56,7 +55,6 @@ class Kind:
 
 KINDS = (
     Kind(name="wheels", folder="wheels", pattern="??/*", of="wheels"),
-    Kind(name="trees", folder="trees", pattern="??/*", of="wheels"),
     Kind(name="facts", folder="facts", pattern="??/*", of="wheels"),
     Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
     Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
@@ -185,8 +183,6 @@ def _entry(kind: Kind, path: Path, needed: frozenset[str]) -> CacheEntry | None:
     if kind.name == "wheels" and not size:
         return None
     locked = content is not None and content in needed
-    if kind.name == "trees":
-        locked = locked and is_current(path.name)
     return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
 
 

@@ -80,7 +80,8 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
 
 
 def _tidy(workspace: Workspace) -> None:
-    """Remove the lock files of ended downloads, and empty folders."""
+    """Remove the lock files of ended downloads, empty folders, and the unpacked wheels of earlier releases."""
+    shutil.rmtree(workspace.cache / "trees", ignore_errors=True)
     for path in (workspace.models / "partial").glob("*.lock"):
         path.unlink()
     for path in workspace.wheels.glob("??/*/lock"):
@@ -133,17 +134,11 @@ def _locked(entry: CacheEntry, workspace: Workspace) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
-        if entry.kind == "trees":
-            path.unlink(missing_ok=True)
 
 
 def _lock_of(entry: CacheEntry, workspace: Workspace) -> Path | None:
     if entry.kind == "wheels":
         return entry.path / "lock" if entry.path.is_dir() else None
-    if entry.kind == "trees":
-        # A killed process leaves `.<tree>.<random>`.
-        name = entry.path.name if entry.content else entry.path.name.lstrip(".").rpartition(".")[0]
-        return entry.path.with_name(f"{name}.lock") if name else None
     if entry.kind in ("models", "model downloads"):
         return workspace.models / "partial" / f"{entry.path.name}.lock"
     return None

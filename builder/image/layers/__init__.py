@@ -1,0 +1,1 @@
+"""Layers: descriptions of their contents, which become blobs or folders in one pass."""
