@@ -109,10 +109,12 @@ class WheelsLayer:
         workspace = self.session.workspace
         plans = [plan_wheel(wheel, workspace.wheel(wheel.sha256, wheel.filename), self.python) for wheel in self.wheels]
         owned = owners(plans)
+        # Across wheels: a small batch costs as much to begin as a large one.
+        compiled = CompiledFiles(work.pool)
         for number, plan in enumerate(plans):
             slimmer = self._slimmer(plan.locked)
             one = WheelPass(
-                pool=work.pool,
+                compiled=compiled,
                 owns=lambda path, number=number: owned.get(path) == number,  # type: ignore[misc]
                 advance=work.advance,
                 scratch=work.scratch,
@@ -121,6 +123,7 @@ class WheelsLayer:
             yield from wheel_entries(plan, one)
             if slimmer and slimmer.slimmed:
                 work.slimmed.append(slimmer.slimmed)
+        yield from compiled.rest()
 
     def _slimmer(self, wheel: LockedWheel) -> WheelSlimmer | None:
         rules, compiled = self.slim.get(wheel.sha256), self.compiled.get(wheel.sha256)

@@ -107,20 +107,15 @@ def blocks(content: Iterable[bytes | Content]) -> Iterator[bytes]:
         OSError: a file cannot be read, or its size changed.
         ChangedError: a file does not match its sha256.
     """
-    waiting = bytearray()
+    waiting, size = list[bytes](), 0
     for block in _read(content):
-        if len(block) >= _BLOCK:
-            if waiting:
-                yield bytes(waiting)
-                waiting.clear()
-            yield block
-            continue
-        waiting += block
-        if len(waiting) >= _BLOCK:
-            yield bytes(waiting)
-            waiting.clear()
+        waiting.append(block)
+        size += len(block)
+        if size >= _BLOCK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
     if waiting:
-        yield bytes(waiting)
+        yield b"".join(waiting)
 
 
 def entries_below(folder: Path) -> Iterator[LayerEntry]:

@@ -23,6 +23,7 @@ from builder.image.render.image_labels import slim_sizes, slim_text
 from builder.image.runtime import ENTRYPOINT, HEALTHCHECK
 from builder.image.wheels.licences import metadata, spdx_of
 from builder.image.wheels.standalone_python import provide_compiler
+from builder.lock.python_archives import interpreter_archive
 from builder.model.images import ImageSettings, Plan
 from builder.models.fetch import fetch_model
 from builder.remote.wheelhouse import fetch
@@ -52,9 +53,11 @@ def render(job: Job, lock: Lock, session: Session, *, standalone: bool = False) 
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     for model in lock.models:
         fetch_model(model, job.recipe.path.parent, session)
+    if lock.interpreter:
+        interpreter_archive(lock.interpreter, lock.platform, session)
     ignored = folder.path.parents[1] / ".gitignore"
     if not ignored.exists():
-        # A plan has 100,000 files.
+        # A standalone plan has 100,000 files.
         write_text(ignored, "*\n")
     # Labels have the licences of the wheels.
     fetch([wheel for wheel in lock.wheels if metadata(wheel, session.workspace) is None], session)

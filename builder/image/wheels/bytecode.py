@@ -36,7 +36,7 @@ _WORD = 8
 _TESTS = frozenset({"test", "tests"})
 # The bytes of sources in a batch, and the most batches of one stream that wait for their compilation: they decide the
 # bytes of layers, so they do not depend on the machine.
-_BATCH = 512 << 10
+_BATCH = 2 << 20
 _AHEAD = 8
 
 

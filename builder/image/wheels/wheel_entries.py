@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from builder.audit.byte_source import File, Plain
 from builder.host.files import temp_file
 from builder.image.oci.tarball import LayerEntry, file_of
-from builder.image.wheels.bytecode import CompiledFiles
 from builder.image.wheels.wheel_plan import FLAWS, INTERPRETER, record_text, unusable
 from builder.image.wheels.zip_content import ZipContent
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.interpreters import Compiler
-    from builder.image.wheels.bytecode import BytecodePool
+    from builder.image.wheels.bytecode import CompiledFiles
     from builder.image.wheels.wheel_plan import PlannedFile, WheelPlan
     from builder.image.wheels.wheel_slimmer import WheelSlimmer
 
@@ -41,11 +40,11 @@ def variant(python: str, compiler: Compiler | None) -> str:
 class WheelPass:
     """What the pass over a wheel needs besides its plan.
 
-    `owns` tells whether a path of the layer is this wheel's; `advance` counts the wheel's bytes. A `slimmer` takes code
+    `compiled` takes sources. `owns` tells whether a path of the layer is this wheel's; `advance` counts the wheel's bytes. A `slimmer` takes code
     and files out; large libraries are in `scratch` meanwhile.
     """
 
-    pool: BytecodePool | None
+    compiled: CompiledFiles
     owns: Callable[[str], bool]
     advance: Callable[[float], object]
     scratch: Path
@@ -53,7 +52,7 @@ class WheelPass:
 
 
 def wheel_entries(plan: WheelPlan, work: WheelPass) -> Iterator[LayerEntry]:
-    """Yield the files that a wheel adds to a layer.
+    """Yield the files that a wheel adds to a layer, and compiled ones that are ready.
 
     Raises:
         IntegrityError: the wheel is damaged, or cannot be compiled.
@@ -75,7 +74,7 @@ class _Pass:
     rows: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
 
     def entries(self) -> Iterator[LayerEntry]:
-        compiled, last = CompiledFiles(self.work.pool), {file.path: file for file in self.plan.files}
+        compiled, last = self.work.compiled, {file.path: file for file in self.plan.files}
         for file in self.plan.files:
             # Of two files of one name the last is installed; RECORD lists both.
             wanted = last[file.path] is file and self.work.owns(file.path)
@@ -89,7 +88,6 @@ class _Pass:
                     yield from compiled.add(entry.path, source)
             if file.member:
                 self.work.advance(file.member.compress_size)
-        yield from compiled.rest()
         yield from self._record()
 
     def _file(self, file: PlannedFile) -> Iterator[LayerEntry]:
@@ -100,43 +98,48 @@ class _Pass:
         if slimmer and file.name and slimmer.excludes(name, size):
             return
         if member is None:
-            self._row(file, hashlib.sha256(file.content).digest(), len(file.content))
+            self._row(file, _digest(file.content), len(file.content))
             yield file_of(file.path, file.content, file.mode)
             return
         if size < _LARGE:
-            data = self._small(file, member)
+            data, digest = self._small(file, member)
             if slimmer and slimmer.may_change(data):
                 yield from self._slimmed(file, name, slimmer, Plain(data))
                 return
-            self._row(file, hashlib.sha256(data).digest(), len(data))
+            self._row(file, digest, len(data))
             yield file_of(file.path, data, file.mode)
         elif slimmer and slimmer.may_change(next(self.archive.blocks(member), b"")):
             with temp_file(self.work.scratch) as temporary:
                 self._inflate(member, temporary)
                 yield from self._slimmed(file, name, slimmer, File(temporary))
         elif file.script and next(self.archive.blocks(member), b"").startswith(_SHEBANG):
-            data = self._small(file, member)
-            self._row(file, hashlib.sha256(data).digest(), len(data))
+            data, digest = self._small(file, member)
+            self._row(file, digest, len(data))
             yield file_of(file.path, data, file.mode)
         else:
             yield LayerEntry(file.path, file.mode, size, self._guarded(self._large(file, member)))
 
-    def _small(self, file: PlannedFile, member: zipfile.ZipInfo) -> bytes:
+    def _small(self, file: PlannedFile, member: zipfile.ZipInfo) -> tuple[bytes, str]:
+        """Return a member's bytes in the image, and their hash as in RECORD."""
         data = self.archive.read(member)
-        if not self._is_recorded(member, hashlib.sha256(data).digest()) and zlib.crc32(data) != member.CRC:
+        digest = _digest(data)
+        # The wheel's own RECORD vouches for a member better than its CRC-32.
+        if self.plan.digests.get(member.filename) != digest and zlib.crc32(data) != member.CRC:
             raise zipfile.BadZipFile(f"bad CRC-32 for file {member.filename!r}")
         if file.script and data.startswith(_SHEBANG):
             data = f"#!{INTERPRETER}\n".encode() + data.partition(b"\n")[2]
-        return data
+            digest = _digest(data)
+        return data, digest
 
     def _large(self, file: PlannedFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
         digest = hashlib.sha256()
         for block in self.archive.blocks(member):
             digest.update(block)
             yield block
-        if not self._is_recorded(member, digest.digest()):
+        found = _word(digest.digest())
+        if self.plan.digests.get(member.filename) != found:
             self.archive.check(member)
-        self._row(file, digest.digest(), member.file_size)
+        self._row(file, found, member.file_size)
 
     def _guarded(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield blocks that are read after their entry, with the errors of the wheel."""
@@ -151,7 +154,7 @@ class _Pass:
             for block in self.archive.blocks(member):
                 digest.update(block)
                 target.write(block)
-        if not self._is_recorded(member, digest.digest()):
+        if self.plan.digests.get(member.filename) != _word(digest.digest()):
             self.archive.check(member)
 
     def _slimmed(
@@ -166,17 +169,13 @@ class _Pass:
             for block in slimmed.blocks:
                 digest.update(block)
                 yield block
-            self._row(file, digest.digest(), slimmed.size)
+            self._row(file, _word(digest.digest()), slimmed.size)
 
         yield LayerEntry(file.path, file.mode, slimmed.size, hashed())
 
-    def _is_recorded(self, member: zipfile.ZipInfo, digest: bytes) -> bool:
-        """Return whether the wheel's own RECORD vouches for a member, which its CRC-32 does no better."""
-        return self.plan.digests.get(member.filename) == _word(digest)
-
-    def _row(self, file: PlannedFile, digest: bytes, size: int) -> None:
+    def _row(self, file: PlannedFile, digest: str, size: int) -> None:
         if file.name:
-            self.rows.append((file.name, (f"{file.prefix}{file.name}", _word(digest), str(size))))
+            self.rows.append((file.name, (f"{file.prefix}{file.name}", digest, str(size))))
 
     def _record(self) -> Iterator[LayerEntry]:
         """Yield the report of slimming, if anything was slimmed, and RECORD."""
@@ -185,13 +184,17 @@ class _Pass:
         self.rows.append((f"{folder}/RECORD", (f"{folder}/RECORD", "", "")))
         text = record_text(self.rows)
         if report is not None and slimmer:
-            row = (f"{folder}/{slimmer.REPORT}", _word(hashlib.sha256(report).digest()), str(len(report)))
+            row = (f"{folder}/{slimmer.REPORT}", _digest(report), str(len(report)))
             text += record_text([("", row)])
             yield file_of(f"{self.plan.metadata}/{slimmer.REPORT}", report)
         if slimmer:
             slimmer.note_record(text)
         if self.work.owns(self.plan.record):
             yield file_of(self.plan.record, text)
+
+
+def _digest(data: bytes) -> str:
+    return _word(hashlib.sha256(data).digest())
 
 
 def _word(digest: bytes) -> str:

@@ -178,7 +178,7 @@ def _launchers(source: WheelFile, schemes: _Schemes) -> Iterator[PlannedFile]:
     from installer.scripts import Script  # noqa: PLC0415  # as above
     from installer.utils import parse_entrypoints  # noqa: PLC0415
 
-    if "entry_points.txt" not in source.dist_info_filenames:
+    if f"{source.dist_info_dir}/entry_points.txt" not in source._zipfile.NameToInfo:  # noqa: SLF001  # as above
         return
     for name, module, attribute, section in parse_entrypoints(source.read_dist_info("entry_points.txt")):
         path, content = Script(name, module, attribute, section).generate(INTERPRETER, "posix")
