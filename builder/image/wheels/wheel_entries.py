@@ -40,8 +40,8 @@ def variant(python: str, compiler: Compiler | None) -> str:
 class WheelPass:
     """What the pass over a wheel needs besides its plan.
 
-    `compiled` takes sources. `owns` tells whether a path of the layer is this wheel's; `advance` counts the wheel's bytes. A `slimmer` takes code
-    and files out; large libraries are in `scratch` meanwhile.
+    `compiled` takes sources. `owns` tells whether a path of the layer is this wheel's; `advance` counts the wheel's
+    bytes. A `slimmer` takes code and files out; large libraries are in `scratch` meanwhile.
     """
 
     compiled: CompiledFiles
