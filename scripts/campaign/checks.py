@@ -69,8 +69,8 @@ def leftovers(attempt: Attempt, workshop: Workshop) -> Iterator[str]:
     yield from (f"process {words}" for words in _processes(attempt.cache))
 
 
-# uv's own cache, and unpacked wheels.
-_FOREIGN = re.compile(r"/cache/(uv|trees)/.+/")
+# uv's own cache.
+_FOREIGN = re.compile(r"/cache/uv/.+/")
 
 
 def _records_cut(attempt: Attempt) -> Iterator[str]:
