@@ -121,7 +121,7 @@ tags = ["{{cell}}"]
 
     def push(self, cell: str) -> tuple[float, int]:
         """Push a built cell, and return the seconds and the uploaded bytes."""
-        path = self.workspace.cell(RECIPE, cell).record("image")
+        path = self.workspace.cell(RECIPE, cell).record("build")
         image = records.read(path, None, Image)
         if image is None:
             raise SystemExit(f"{path} is not a record of an image")
@@ -209,6 +209,8 @@ def make_model(folder: Path, size: int, seed: int, kind: Weights = "noise") -> P
     """Write a model folder with `size` bytes of weights, in shards of at most 1 GB."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
     shards = [min(10**9, size - at) for at in range(0, size, 10**9)]
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for index, (name, length) in enumerate(zip(names, shards, strict=True)):

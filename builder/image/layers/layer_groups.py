@@ -64,7 +64,7 @@ def wheel_layers(
 ) -> tuple[WheelLayer, ...]:
     """Return the layers for the wheels of a lock, lowest first.
 
-    `variant` are the other inputs of the wheels' files (`image.wheels.wheel_entries.variant`); `models` is the number of
+    `variant` are the other inputs of the wheels' files (`wheel_entries.variant`); `models` is the number of
     models, each of which needs at least one layer. `slimmed` are the keys of the rules by which wheels are slimmed, by
     the wheels' sha256.
     """
