@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import File, SourceRange
+from builder.host.config import LayerCompression
 from builder.image.oci import layout, pack
 from gpu_proof.literals import literal_blocks
 
@@ -62,7 +63,7 @@ class Kitchen:
             made = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
         else:
             blocks = self._blocks(recipe.steps)
-            made = pack.pack(blocks, "zstd", target, lambda _: None, level=recipe.level).blob.digest
+            made = pack.pack(blocks, LayerCompression(level=recipe.level), target, lambda _: None).blob.digest
         if made != recipe.blob.digest:
             layout.blob(target, made).unlink(missing_ok=True)
             path.unlink(missing_ok=True)

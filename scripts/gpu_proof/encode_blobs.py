@@ -16,6 +16,7 @@ from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
 from builder.audit.slim_tables import code_sections
 from builder.host import records
+from builder.host.config import LayerCompression
 from builder.image.oci import layout, pack
 from builder.image.slim.byte_plan import Copy, Zeros
 from builder.image.slim.slim_library import slim_library
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _SMALLEST = 512
 _REPORT = "jbuild-slim.json"
 # The levels of layers and of weights: see `builder.image.oci.pack`.
-_LEVELS = (3, 1)
+_LEVELS = (6, 1)
 # The bytes of a zstd frame's header.
 _LONGEST_HEADER = 18
 _BLOCK = 1 << 20
@@ -119,7 +120,8 @@ def _level(blob: Descriptor, folder: Path, scratch: Path | None) -> int | None:
     for level in _levels(blob, folder):
         if scratch is None:
             return level
-        packed = pack.pack(layout.layer_content(blob, folder), "zstd", scratch, lambda _: None, level=level)
+        content = layout.layer_content(blob, folder)
+        packed = pack.pack(content, LayerCompression(level=level), scratch, lambda _: None)
         layout.blob(scratch, packed.blob.digest).unlink()
         if packed.blob == blob:
             return level

@@ -18,6 +18,7 @@ from publishing import push
 from servers import registry
 
 from builder.host import records
+from builder.host.config import LayerCompression
 from builder.host.records import as_bytes
 from builder.image.oci.layout import blob, put_image
 from builder.image.oci.pack import pack
@@ -49,7 +50,8 @@ def tree(**files: bytes) -> list[bytes]:
 
 def make_image(layout: Path, *layers: list[bytes]) -> Image:
     """Put an image that engines can load into a layout."""
-    packed = [pack(layer, kind, layout, lambda _: None) for layer, kind in zip(layers, ("gzip", "zstd"), strict=True)]
+    kinds = (LayerCompression("gzip"), LayerCompression("zstd"))
+    packed = [pack(layer, kind, layout, lambda _: None) for layer, kind in zip(layers, kinds, strict=True)]
     config = {
         "os": "linux",
         "architecture": "amd64",

@@ -12,6 +12,7 @@ import pytest
 from factories import locked, make_wheel
 from layer_files import make, wheels_layer
 
+from builder.host.config import LayerCompression
 from builder.image.oci import tarball
 from builder.image.oci.layout import blob, image_blobs, put, put_image
 from builder.image.oci.pack import pack
@@ -47,9 +48,9 @@ def image(tmp_path: Path, session: Session) -> Image:
     ]
     for rules in ({}, {wheel.sha256: HOPPER}):
         made = make(wheels_layer([wheel], session, rules), session)
-        layers.append(pack([made.tar], "zstd", layout, lambda _: None).blob)
+        layers.append(pack([made.tar], LayerCompression(), layout, lambda _: None).blob)
     model = tarball.segments([tarball.file_of("model.safetensors", WEIGHTS)])
-    layers.append(pack(tarball.blocks(model), "zstd", layout, lambda _: None, level=1).blob)
+    layers.append(pack(tarball.blocks(model), LayerCompression(level=1), layout, lambda _: None).blob)
     return put_image(layout, b'{"config":{}}', layers, "linux/amd64")
 
 

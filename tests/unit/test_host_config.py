@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder.errors import DocumentError, RecipeError
 from builder.host import config
-from builder.host.config import Config, RegistryMirror, build_ca_bundle, with_options
+from builder.host.config import Config, LayerCompression, RegistryMirror, build_ca_bundle, with_options
 from builder.jetson.packages import families
 from builder.model.recipes import PublishSpec
 from builder.publish.stage import targets
@@ -104,6 +104,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[build]\nbuilders = ['a']\nbuilder = 'b'\n", 3, "build.builder"),
         ("[publish]\ncompression = 'xz'\n", 2, "publish.compression"),
         ("[publish]\ncompression = true\n", 2, "publish.compression"),
+        ("[publish]\ncompression-level = 20\n", 2, "publish.compression-level"),
+        ("[publish]\ncompression-level = 'fast'\n", 2, "publish.compression-level"),
         ("\n[[registry-mirrors]]\nprefix = 'a'\n", 2, "registry-mirrors[0]"),
         ("[[registry-mirrors]]\nprefix = 'A B'\nmirror = 'b'\n", 2, "registry-mirrors[0].prefix"),
         ("[[registry-mirrors]]\nprefix = 'a'\nmirror = 'b'\nnote = ''\n", 4, "registry-mirrors[0].note"),
@@ -249,6 +251,7 @@ def test_recipes_stand_between_the_environment_and_the_command_line() -> None:
     ("variable", "value", "field", "expected"),
     [
         ("JBUILD_PUBLISH_COMPRESSION", "gzip", "compression", "gzip"),
+        ("JBUILD_PUBLISH_COMPRESSION_LEVEL", "3", "layers", LayerCompression("zstd", 3)),
         ("JBUILD_PUBLISH_INSECURE", "a:1 b:2", "insecure_registries", ("a:1", "b:2")),
         ("JBUILD_BUILD_BUILDER", "far", "builders", ("far",)),
         ("JBUILD_BUILD_BUILDERS", "a b", "builders", ("a", "b")),

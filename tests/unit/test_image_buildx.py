@@ -26,7 +26,7 @@ from builder.errors import (
     RegistryError,
 )
 from builder.host.buildkit_caches import BuildCache
-from builder.host.config import Config
+from builder.host.config import Config, LayerCompression
 from builder.host.session import Session
 from builder.image.build import buildx
 from builder.image.build.buildx import BuildRequest, build, options, plain_command
@@ -65,7 +65,7 @@ def fields(value: str) -> dict[str, str]:
 
 
 def test_options_that_decide_the_digest_are_those_of_the_plain_command() -> None:
-    command = plain_command("arm64", "zstd")
+    command = plain_command("arm64", LayerCompression())
     assert command[:3] == ("docker", "buildx", "build")
     assert set(options("arm64")) <= set(command)
     assert command[-1] == "."
@@ -79,7 +79,7 @@ def test_the_command(session: Session) -> None:
     (oci,) = map(fields, values(found, "--output"))
     assert (oci["type"], oci["tar"], oci["dest"]) == ("oci", "false", "/tmp/layout")
     for key in ("compression", "force-compression", "oci-mediatypes"):
-        assert f"{key}={oci[key]}" in values(plain_command("arm64", "zstd"), "--output")[0]
+        assert f"{key}={oci[key]}" in values(plain_command("arm64", LayerCompression()), "--output")[0]
     assert values(argv(session, builder="remote"), "--builder") == ["remote"]
 
 
@@ -104,7 +104,7 @@ def test_compression_is_the_configured_one_everywhere(session: Session, compress
     own = replace(session, config=Config(compression=compression))
     for output in values(argv(own), "--output"):
         assert fields(output)["compression"] == compression
-    assert f"compression={compression}," in values(plain_command("arm64", compression), "--output")[0]
+    assert f"compression={compression}," in values(plain_command("arm64", LayerCompression(compression)), "--output")[0]
 
 
 def test_a_fresh_build_uses_no_cache_at_all(session: Session) -> None:

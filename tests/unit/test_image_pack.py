@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, DiskError
+from builder.host.config import LayerCompression
 from builder.image.layers.layer import LayerWork
 from builder.image.oci import pack as pack_module
 from builder.image.oci import tarball
@@ -87,7 +88,7 @@ def work_of(read: list[float] | None = None) -> LayerWork:
 def packed(
     folder: Path,
     workspace: Workspace,
-    compression: Compression = "zstd",
+    compression: LayerCompression = LayerCompression(),  # noqa: B008  # frozen
     read: list[float] | None = None,
     *,
     stored: bool = False,
@@ -166,7 +167,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, size: int, said: s
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_blob_and_diff_id(layer: Path, workspace: Workspace, compression: Compression) -> None:
-    made = packed(layer, workspace, compression)
+    made = packed(layer, workspace, LayerCompression(compression))
     content = blob(workspace.images, made.blob.digest).read_bytes()
     assert hashlib.sha256(content).hexdigest() == made.blob.digest[7:]
     assert len(content) == made.blob.size
@@ -190,7 +191,7 @@ def test_what_does_not_compress_is_stored_as_it_is(tmp_path: Path, workspace: Wo
     assert made.blob.digest == made.diff_id
     assert blob(workspace.images, made.blob.digest).read_bytes() == tar_of(weights)
     (weights / "model.safetensors").write_bytes(os.urandom(1 << 14) * 576)
-    other = pack(blocks_of(weights), "zstd", workspace.images, lambda _: None)
+    other = pack(blocks_of(weights), LayerCompression(), workspace.images, lambda _: None)
     assert other.blob.media_type.endswith("+zstd"), "repeats itself: nearly nothing is left of it"
     assert other.blob.size < 1 << 20
 
@@ -202,8 +203,8 @@ def test_weights_that_compress_are_packed_by_the_first_level(tmp_path: Path, wor
     (layer / "models").mkdir(parents=True)
     (layer / "models" / "w.bin").write_bytes(content)
     made = packed(layer, workspace, stored=True)
-    first = pack(blocks_of(layer), "zstd", workspace.images, lambda _: None, level=1)
-    usual = pack(blocks_of(layer), "zstd", workspace.images, lambda _: None)
+    first = pack(blocks_of(layer), LayerCompression(level=1), workspace.images, lambda _: None)
+    usual = pack(blocks_of(layer), LayerCompression(), workspace.images, lambda _: None)
     assert made == first
     assert made.diff_id == usual.diff_id
     assert made.blob.digest != usual.blob.digest
@@ -216,7 +217,7 @@ def test_the_number_of_processors_does_not_matter(
     for count in (None, 1, 2, 7):
         monkeypatch.setattr(pack_module.os, "cpu_count", lambda count=count: count)
         content = [bytes(range(256)) * 20_000, os.urandom(0), b"x" * 9_000_000, *([b"y" * 1000] * 4000)]
-        found.add(pack(iter(content), "zstd", workspace.images, lambda _: None).blob.digest)
+        found.add(pack(iter(content), LayerCompression(), workspace.images, lambda _: None).blob.digest)
     assert len(found) == 1
 
 
@@ -234,7 +235,7 @@ def test_the_same_files_give_the_same_blob_wherever_they_lie(layer: Path, worksp
         else:
             target.mkdir(exist_ok=True)
     assert tar_of(other) == tar_of(layer)
-    assert pack(blocks_of(other), "zstd", workspace.images, lambda _: None) == made
+    assert pack(blocks_of(other), LayerCompression(), workspace.images, lambda _: None) == made
 
 
 def test_a_layer_is_packed_once(layer: Path, workspace: Workspace) -> None:
@@ -242,17 +243,19 @@ def test_a_layer_is_packed_once(layer: Path, workspace: Workspace) -> None:
     read: list[float] = []
     assert packed(layer, workspace, read=read) == made
     assert read == [7], "its size counts as read"
-    assert packed(layer, workspace, "gzip", read) != made
+    assert packed(layer, workspace, LayerCompression("gzip"), read) != made
+    assert packed(layer, workspace, LayerCompression(level=3)).diff_id == made.diff_id
     blob(workspace.images, made.blob.digest).unlink()
     assert packed(layer, workspace) == made
     assert blob(workspace.images, made.blob.digest).is_file()
 
 
 def test_another_release_of_the_compressor_is_another_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = compression_key("zstd")
+    before = compression_key(LayerCompression("zstd"))
     monkeypatch.setattr(zstandard, "ZSTD_VERSION", (9, 9, 9))
-    assert compression_key("zstd") != before
-    assert compression_key("gzip") != compression_key("zstd")
+    assert compression_key(LayerCompression("zstd")) != before
+    assert compression_key(LayerCompression("gzip")) != compression_key(LayerCompression("zstd"))
+    assert compression_key(LayerCompression(level=3)) != compression_key(LayerCompression())
 
 
 def test_a_full_disk_leaves_nothing_behind(layer: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

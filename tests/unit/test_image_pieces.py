@@ -13,6 +13,7 @@ import pytest
 from factories import make_model
 
 from builder.errors import IntegrityError, ModelError
+from builder.host.config import LayerCompression
 from builder.image.build.reproduce import members
 from builder.image.layers.layer import LayerWork, ModelLayer
 from builder.image.oci import tarball, virtual_blob
@@ -64,7 +65,7 @@ def work_of(read: list[float] | None = None) -> LayerWork:
 
 
 def pack_it(layer: ModelLayer, workspace: Workspace, read: list[float] | None = None) -> Packed:
-    return pack_layer(layer, work_of(read), "zstd", workspace, lambda: None)
+    return pack_layer(layer, work_of(read), LayerCompression(), workspace, lambda: None)
 
 
 def tar_of(layer: ModelLayer) -> bytes:
@@ -100,7 +101,7 @@ def test_it_is_the_same_blob_and_holds_no_second_copy(workspace: Workspace, laye
         content = file.read()
     assert content == tar_of(layer)
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" == packed.blob.digest == packed.diff_id
-    assert pack(tarball.blocks(layer.segments(work_of())), "zstd", layout, lambda _: None) == packed
+    assert pack(tarball.blocks(layer.segments(work_of())), LayerCompression(), layout, lambda _: None) == packed
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for path, expected in CONTENT.items():
             assert archive.extractfile(f"models/tiny/{path}").read() == expected  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ from builder.pipeline.builders import buildx, hanging
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.host.config import Compression
+    from builder.host.config import LayerCompression
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
     from builder.model.images import Image
@@ -106,12 +106,12 @@ def options(architecture: str) -> tuple[str, ...]:
     )
 
 
-def layer_format(compression: Compression) -> str:
+def layer_format(compression: LayerCompression) -> str:
     """Return the part of `--output` that decides the layers' bytes."""
-    return f"compression={compression},force-compression=true,oci-mediatypes=true"
+    return f"compression={compression.kind},force-compression=true,oci-mediatypes=true"
 
 
-def plain_command(architecture: str, compression: Compression) -> tuple[str, ...]:
+def plain_command(architecture: str, compression: LayerCompression) -> tuple[str, ...]:
     """Return the command that builds the same image without jbuild, run in the plan's folder."""
     output = f"--output=type=oci,dest=image.tar,{layer_format(compression)}"
     return ("docker", "buildx", "build", *options(architecture), output, "--metadata-file=metadata.json", ".")
@@ -162,7 +162,7 @@ def build(job: Job, request: BuildRequest, engine: Engine, session: Session) -> 
 
 def _argv(job: Job, request: BuildRequest, session: Session, metadata: Path, exported: Path) -> list[str]:
     argv = [*buildx("build", request.builder), *options(job.platform.architecture), "--progress=plain"]
-    kind = "oci-mediatypes=true" if request.system else layer_format(session.config.compression)
+    kind = "oci-mediatypes=true" if request.system else layer_format(session.config.layers)
     argv += [f"--metadata-file={metadata}", f"--output=type=oci,tar=false,{_field('dest', exported)},{kind}"]
     argv += [f"--file={SYSTEM_DOCKERFILE}"] if request.system else []
     argv += ["--no-cache"] if request.fresh else _caches(job, session)

@@ -100,7 +100,7 @@ def _key(lock: Lock, text: str, session: Session) -> str:
     made_from = (
         script_of(session.workspace),
         options(lock.platform.architecture),
-        compression_key(session.config.compression),
+        compression_key(session.config.layers),
     )
     return records.fingerprint(steps, made_from)[:32]
 

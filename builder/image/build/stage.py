@@ -26,7 +26,7 @@ class _BuildStage(Stage[Image]):
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
         return {
             "jbuild": options(run.job.platform.architecture),
-            "settings": compression_key(run.session.config.compression),
+            "settings": compression_key(run.session.config.layers),
         }
 
     def run_inputs(self, run: CellRun) -> object:

@@ -39,7 +39,7 @@ def pack_layers(
         NetworkError, IntegrityError, ModelError, BuildError: a content cannot be fetched, is damaged or missing.
         DiskError: the disk is full or cannot be written.
     """
-    compression, workspace = session.config.compression, session.workspace
+    compression, workspace = session.config.layers, session.workspace
     packed = {layer.name: find_packed(layer.name, compression, workspace) for layer in layers}
     for wheel in (wheel for layer in layers for wheel in layer.wheels):
         mark_used(workspace.wheel(wheel.sha256, wheel.filename).parent)
@@ -73,7 +73,7 @@ def _pack_missing(
 def _pack(layer: LayerSource, pool: BytecodePool | None, folder: Path, progress: Progress, session: Session) -> Packed:
     work = LayerWork(pool=pool, scratch=folder, advance=progress.advance)
     threads = max(1, (os.cpu_count() or 2) // _AT_ONCE)
-    return pack_layer(layer, work, session.config.compression, session.workspace, progress.token.check, threads)
+    return pack_layer(layer, work, session.config.layers, session.workspace, progress.token.check, threads)
 
 
 class _Run:

@@ -43,7 +43,7 @@ def make_folders(layers: CellLayers, target: Path, cell: str, session: Session) 
     """
     missing = [layer for layer in layers.all if not (target / layer.name).is_dir()]
     total = float(sum(layer.size for layer in missing))
-    compression, workspace = session.config.compression, session.workspace
+    compression, workspace = session.config.layers, session.workspace
     unpacked = [layer for layer in missing if not find_packed(layer.name, compression, workspace)]
     fetch(list({wheel.sha256: wheel for layer in unpacked for wheel in layer.wheels}.values()), session)
     with (
@@ -67,7 +67,7 @@ def _blocks(
     layer: LayerSource, pool: BytecodePool | None, folder: Path, progress: Progress, session: Session
 ) -> Iterator[bytes]:
     """Yield the tar of a layer, from its blob if it is packed."""
-    packed = find_packed(layer.name, session.config.compression, session.workspace)
+    packed = find_packed(layer.name, session.config.layers, session.workspace)
     if packed:
         return layer_content(packed.blob, session.workspace.images)
     return tarball.blocks(layer.segments(LayerWork(pool=pool, scratch=folder, advance=progress.advance)))

@@ -44,7 +44,7 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
         BuildError: a blob is not in the layout.
         DiskError: the disk is full or cannot be written.
     """
-    layout, compression = session.workspace.images, session.config.compression
+    layout, compression = session.workspace.images, session.config.layers
     config, below = read_config(layout, system), read_config(layout, base)["rootfs"]["diff_ids"]
     shared = len(below) if config["rootfs"]["diff_ids"][: len(below)] == below else 0
     with session.console.task(f"{cell}: packing the system layer", unit="B") as task, disk_errors(layout):

@@ -23,7 +23,7 @@ from builder.model.images import Descriptor, SlimmedWheel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from builder.host.config import Compression
+    from builder.host.config import Compression, LayerCompression
     from builder.host.paths import Workspace
     from builder.image.layers.layer import LayerSource, LayerWork
 
@@ -34,9 +34,6 @@ _SAMPLE = 8 << 20
 _WORTH = 0.97
 # The most literal bytes of a virtual blob.
 _MOST_LITERAL = 1 << 20
-# zstd's level 6 gives 6 % smaller layers than 3, but a cold build of a CPU stack would spend a third of its processor
-# time on it instead of a sixth.
-_LEVELS = {"zstd": 3, "gzip": 6}
 # Only the exponents' bits of weights compress; the first level gains as much, ten times as fast.
 _WEIGHTS_LEVEL = 1
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -62,15 +59,15 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-def compression_key(compression: Compression) -> str:
+def compression_key(compression: LayerCompression) -> str:
     """Return the other inputs of a layer's bytes besides its files: format, compressor, its release and level."""
-    return f"{_FORMAT}-{compression}-{_release(compression)}-{_LEVELS[compression]}-{_WEIGHTS_LEVEL}"
+    return f"{_FORMAT}-{compression.kind}-{_release(compression.kind)}-{compression.level}-{_WEIGHTS_LEVEL}"
 
 
 def pack_layer(
     layer: LayerSource,
     work: LayerWork,
-    compression: Compression,
+    compression: LayerCompression,
     workspace: Workspace,
     check: Callable[[], object],
     threads: int = 1,
@@ -105,7 +102,7 @@ def pack_layer(
     return packed
 
 
-def find_packed(name: str, compression: Compression, workspace: Workspace) -> Packed | None:
+def find_packed(name: str, compression: LayerCompression, workspace: Workspace) -> Packed | None:
     """Return the blob of a layer if it was packed already, or else None."""
     key = _key(name, compression)
     packed = records.read(workspace.packed(key), key, Packed)
@@ -124,7 +121,7 @@ def _changed(path: Path) -> IntegrityError:
 def _pack_layer(
     layer: LayerSource,
     work: LayerWork,
-    compression: Compression,
+    compression: LayerCompression,
     workspace: Workspace,
     check: Callable[[], object],
     threads: int,
@@ -134,9 +131,8 @@ def _pack_layer(
         return pack(content, compression, workspace.images, lambda _: check(), threads=threads)
     segments = list(layer.segments(work))
     packed = _virtual_blob(segments, workspace, work.advance)
-    return packed or pack(
-        tarball.blocks(segments), compression, workspace.images, work.advance, level=_WEIGHTS_LEVEL, threads=threads
-    )
+    fast = replace(compression, level=_WEIGHTS_LEVEL)
+    return packed or pack(tarball.blocks(segments), fast, workspace.images, work.advance, threads=threads)
 
 
 def _virtual_blob(
@@ -168,24 +164,22 @@ def _merge_literals(segments: Iterable[bytes | tarball.Content]) -> Iterator[byt
     yield bytes(literal)
 
 
-def _key(name: str, compression: Compression) -> str:
+def _key(name: str, compression: LayerCompression) -> str:
     return records.fingerprint(name, compression_key(compression))
 
 
 def pack(
     content: Iterable[bytes],
-    compression: Compression,
+    compression: LayerCompression,
     layout: Path,
     on_bytes: Callable[[float], object],
     *,
-    level: int | None = None,
     threads: int | None = None,
 ) -> Packed:
     """Compress a tar stream into a blob of a layout; the result does not depend on the number of processors.
 
-    `level` overrides the compressor's default level; `threads` compress, by default one a processor. Content that does
-    not compress, such as the weights of many models, is stored uncompressed, which also saves a device the
-    decompression.
+    `threads` compress, by default one a processor. Content that does not compress, such as the weights of many models,
+    is stored uncompressed, which also saves a device the decompression.
 
     Raises:
         OSError: the stream cannot be read, or the blob cannot be written.
@@ -193,7 +187,7 @@ def pack(
     blocks = iter(content)
     sample = _read_sample(blocks)
     threads = threads or os.cpu_count() or 1
-    compressor = _compressor(compression, level or _LEVELS[compression], threads) if _shrinks(sample) else None
+    compressor = _compressor(compression, threads) if _shrinks(sample) else None
     inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
     with temp_file(layout / "blobs" / "sha256") as temporary:
         with temporary.open("wb") as file:
@@ -209,7 +203,7 @@ def pack(
                 on_bytes(len(block))
             size += write(compressor.flush()) if compressor else 0
         temporary.replace(blob(layout, f"sha256:{outer.hexdigest()}"))
-    kind = f"{_MEDIA_TYPE}+{compression}" if compressor else _MEDIA_TYPE
+    kind = f"{_MEDIA_TYPE}+{compression.kind}" if compressor else _MEDIA_TYPE
     descriptor = Descriptor(media_type=kind, digest=f"sha256:{outer.hexdigest()}", size=size)
     return Packed(blob=descriptor, diff_id=f"sha256:{(inner if compressor else outer).hexdigest()}")
 
@@ -227,13 +221,13 @@ def _shrinks(blocks: Sequence[bytes]) -> bool:
     return len(sample) < _SAMPLE or len(zlib.compress(sample, 1)) < _WORTH * len(sample)
 
 
-def _compressor(compression: Compression, level: int, threads: int) -> _Compressor:
-    if compression == "gzip":
-        return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
+def _compressor(compression: LayerCompression, threads: int) -> _Compressor:
+    if compression.kind == "gzip":
+        return zlib.compressobj(compression.level, zlib.DEFLATED, _GZIP_WINDOW)
     import zstandard  # noqa: PLC0415  # only packing needs it
 
     # At least one worker: without any, zstd splits its input differently, and the bytes differ.
-    compressor: _Compressor = zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
+    compressor: _Compressor = zstandard.ZstdCompressor(level=compression.level, threads=threads).compressobj()
     return compressor
 
 

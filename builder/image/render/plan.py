@@ -80,7 +80,7 @@ def render(job: Job, lock: Lock, session: Session, *, standalone: bool = False) 
         platform=f"linux/{lock.platform.architecture}",
         layers=tuple(names),
         content=hashlib.sha256((text + script).encode()).hexdigest(),
-        command=plain_command(lock.platform.architecture, session.config.compression),
+        command=plain_command(lock.platform.architecture, session.config.layers),
         settings=_settings(job, lock, slimmed, session.workspace),
         slimmed=slimmed,
         system=_system_dockerfile(text, _dockerfile(job, lock, content, session, template=_BUILTIN)),
@@ -106,7 +106,7 @@ class _Content(NamedTuple):
 
 def _slimmed(job: Job, lock: Lock, layers: CellLayers, session: Session) -> tuple[SlimmedWheel, ...]:
     """Pack the layers of slimmed wheels, and return what went: it is in the image's labels."""
-    compression, workspace = session.config.compression, session.workspace
+    compression, workspace = session.config.layers, session.workspace
     chosen = layers.slimmed
     missing = [layer for layer in chosen if not find_packed(layer.name, compression, workspace)]
     wheels = {wheel.sha256 for layer in missing for wheel in layer.wheels}
@@ -144,7 +144,7 @@ def _dockerfile(job: Job, lock: Lock, content: _Content, session: Session, *, te
         "system": layer.reference(session.config) if layer else None,
         "system_only": False,
         "cell": f"{job.recipe.name}/{job.cell.id}",
-        "command": plain_command(lock.platform.architecture, session.config.compression),
+        "command": plain_command(lock.platform.architecture, session.config.layers),
         "python_layers": [layer.name for layer in layers.python],
         "model_layers": [layer.name for layer in layers.models],
         "runtime_layer": layers.runtime.name,

@@ -45,7 +45,7 @@ class _RenderStage(Stage[Plan]):
                 replace(spec, waivers=(), smoke=smoke, publish=publish, builds=None),
                 run.job.recipe.description,
             ),
-            "settings": run.session.config.compression,
+            "settings": run.session.config.layers,
             "lock": sha256_of_file(workspace.systems),
             "templates": _templates(workspace),
         }
