@@ -33,16 +33,18 @@ _BEGIN = re.compile(r"(?:^|\$\(|[|;&(] *)(?:\$ +)?(?:[A-Z_]+=\S+ +)*(jbuild [^|;
 _BARE = re.compile(r"(?:\A|: )(jbuild ([a-z]+)(?: [^\s,;.]+)*)\Z")
 _METAVARIABLE = re.compile(r"[A-Z][A-Z_0-9/@:.-]*|…|\$.*")
 _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
-# Options of vLLM, Docker, cosign and the checkout's scripts, which pages and messages name without their program.
+# Options of vLLM, Docker, cosign, uv, pip and the checkout's scripts, which pages and messages name without them.
 _FOREIGN_OPTIONS = frozenset(
     """
     --allow-deprecated-quantization --cache-to --chat-template --compilation-config --compile-bytecode --config-format
     --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager
     --gpu-memory-utilization --host
-    --insecure-ignore-tlog --ipc --kernels --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
-    --max-num-batched-tokens --max-num-seqs --max_model_len --metrics-port --name --network --no- --only --option
-    --platform --port --quantization --reasoning-parser --runtime --secret --served-model-name --slim --small
-    --tensor-parallel-size --tokenizer-mode --tool-call-parser --tool-parser-plugin --trust-remote-code --warmup
+    --insecure-ignore-tlog --ipc --isolated --kernels --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
+    --max-num-batched-tokens --max-num-seqs --max_model_len --metrics-port --name --network --no- --only
+    --only-binary --option --platform --port --python-platform --python-version --quantization
+    --reasoning-parser --runtime --secret --served-model-name --slim --small
+    --target --tensor-parallel-size --tokenizer-mode --tool-call-parser --tool-parser-plugin --trust-remote-code
+    --warmup
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
 # A script's array of options, and its use.

@@ -217,6 +217,18 @@ def test_other_folders_are_refused(tmp_path: Path, session: Session) -> None:
         folder.catalogue()
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("letter.txt/x", "cannot be made: Not a directory"), (".", "not a vault"), ("loop/x", "cannot be made: Too many")],
+)
+def test_what_cannot_be_a_vault_is_refused_before_anything_is_fetched(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match=message) as caught:
+        VaultFolder(tmp_path / path).prepare()
+    assert caught.value.hint
+
+
 def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path, session: Session) -> None:
     (tmp_path / "file").write_text("")
     folder = VaultFolder(tmp_path / "file" / "vault")

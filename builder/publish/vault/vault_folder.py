@@ -51,6 +51,19 @@ class VaultFolder:
             raise UsageError(message, where=str(self.path), hint=hint) from error
         return parse_catalogue(content, str(self.path))
 
+    def prepare(self) -> None:
+        """Make the folder, before anything is fetched for it.
+
+        Raises:
+            UsageError: it cannot be made, or it holds something else.
+        """
+        try:
+            self.present()
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the folder cannot be made: {error.strerror}"
+            raise UsageError(message, where=str(self.path), hint="name another one with --output") from error
+
     def present(self) -> Vault:
         """Return the catalogue, an empty one if the folder is new or empty.
 
