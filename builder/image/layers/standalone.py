@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tarfile
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.file_locks import scratch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from builder.image.wheels.bytecode import BytecodePool
 
 _AT_ONCE = 4
+_BUFFER = 1 << 20
 # Failures of a hard link: another file system, one without them, no more of them, or another owner's file.
 _NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -79,7 +80,7 @@ def extract(blocks: Iterable[bytes], folder: Path) -> None:
     Raises:
         OSError: one cannot be written.
     """
-    with tarfile.open(fileobj=cast("IO[bytes]", _Stream(iter(blocks))), mode="r|") as archive:
+    with tarfile.open(fileobj=io.BufferedReader(_Stream(iter(blocks)), _BUFFER), mode="r|") as archive:
         # Not `data`: links of the environment lead out of the layer, to the interpreter.
         archive.extractall(folder, filter="tar")
     _set_times(folder)
@@ -95,17 +96,12 @@ class _Stream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
-        parts, left = [], size
-        while left:
-            if not self._rest:
-                self._rest = memoryview(next(self._blocks, b""))
-            if not self._rest:
-                break
-            parts.append(self._rest[:left])
-            self._rest = self._rest[left:]
-            left -= len(parts[-1])
-        return b"".join(parts)
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # all that BufferedReader gives
+        if not self._rest:
+            self._rest = memoryview(next(filter(None, self._blocks), b""))
+        taken, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
 
 
 def link_model(layer: ModelLayer, folder: Path) -> None:
