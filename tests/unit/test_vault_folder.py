@@ -225,8 +225,13 @@ def test_what_cannot_be_a_vault_is_refused_before_anything_is_fetched(tmp_path: 
     (tmp_path / "letter.txt").write_text("mine")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UsageError, match=message) as caught:
-        VaultFolder(tmp_path / path).prepare()
+        VaultFolder(tmp_path / path).check()
     assert caught.value.hint
+
+
+def test_a_checked_folder_is_not_made_yet(tmp_path: Path) -> None:
+    VaultFolder(tmp_path / "new" / "vault").check()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path, session: Session) -> None:

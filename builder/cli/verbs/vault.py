@@ -123,7 +123,7 @@ def write_vault(
         raise UsageError("nothing to put into the vault", hint=hint)
     check_cache(session.workspace)
     folder = VaultFolder(output)
-    folder.prepare()
+    folder.check()
     changes, failures = [], list[tuple[str, JbuildError]]()
     if pull:
         changes.append(pull_vault(pull, folder, session))

@@ -51,15 +51,19 @@ class VaultFolder:
             raise UsageError(message, where=str(self.path), hint=hint) from error
         return parse_catalogue(content, str(self.path))
 
-    def prepare(self) -> None:
-        """Make the folder, before anything is fetched for it.
+    def check(self) -> None:
+        """Refuse a folder that cannot be made, before anything is fetched for it.
 
         Raises:
             UsageError: it cannot be made, or it holds something else.
         """
         try:
             self.present()
-            self.path.mkdir(parents=True, exist_ok=True)
+            missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+            if missing:
+                # Only the attempt tells. The folder stays absent if nothing goes into it.
+                missing[-1].mkdir()
+                missing[-1].rmdir()
         except OSError as error:
             message = f"the folder cannot be made: {error.strerror}"
             raise UsageError(message, where=str(self.path), hint="name another one with --output") from error
