@@ -104,7 +104,7 @@ def test_only_what_the_receiver_cannot_make_travels(image: Image, encoded: Path)
     assert [kind for kind, _, _ in travelling.steps] == ["literal"]
     slimmed = [source for source in recipes.sources if source.original is not None]
     assert {recipes.sources[source.original or 0].sha256 for source in slimmed} == {theirs.sha256, travelling.sha256}
-    assert [recipe.level for recipe in recipes.blobs if recipe.blob in image.layers] == [None, 3, 3, 1]
+    assert [recipe.level for recipe in recipes.blobs if recipe.blob in image.layers] == [None, 6, 6, 1]
     assert (encoded / LITERALS).stat().st_size < len(WEIGHTS)
 
 
