@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
@@ -17,7 +16,7 @@ from builder.foundry.manylinux import measure_platform
 from builder.foundry.raw_wheel import elf_members, read_raw
 from builder.foundry.wheel_bill import BILL, STATEMENT_FILE, provenance_statement, wheel_bill
 from builder.foundry.wheel_label import label_of
-from builder.foundry.wheel_names import labelled_metadata, renaming, with_label
+from builder.foundry.wheel_names import labelled_metadata, record_digest, renaming, with_label
 from builder.foundry.wheel_zip import WheelWriter, ZipMember, deflate, file_blocks
 from builder.host.files import atomic_file, disk_errors, sha256_of, temp_file
 from builder.model.builds import BuiltWheel
@@ -171,7 +170,7 @@ class _WheelFinisher:
             writer.add(_member(self._rename(name), deflation, is_program=is_program), file_blocks(temporary))
         self._sha256[name] = deflation.sha256.hex()
         if not name.endswith(".dist-info/RECORD"):
-            self._rows.append((self._rename(name), _hashed(deflation), str(deflation.size)))
+            self._rows.append((self._rename(name), record_digest(deflation.sha256), str(deflation.size)))
 
 
 def _member(name: str, deflation: Deflation, *, is_program: bool) -> ZipMember:
@@ -185,10 +184,6 @@ def _member(name: str, deflation: Deflation, *, is_program: bool) -> ZipMember:
         date=_DATE,
         attributes=_PROGRAM if is_program else _FILE,
     )
-
-
-def _hashed(deflation: Deflation) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(deflation.sha256).rstrip(b"=").decode()
 
 
 def _csv(rows: Iterable[tuple[str, str, str]]) -> bytes:

@@ -30,7 +30,7 @@ def require_name(filename: str, build: LockedBuild) -> None:
     try:
         package, version, *_ = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
-        raise IntegrityError(f"its file is no wheel: {error}") from error
+        raise IntegrityError(f"its file is not a wheel: {error}") from error
     if package != build.name or not str(version).endswith(label_of(build)):
         raise IntegrityError(f"its file is {filename}, which is not a wheel of this build")
 

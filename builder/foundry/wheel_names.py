@@ -123,4 +123,9 @@ def updated_record(
 
 
 def _hashed(digest: bytes, size: int) -> tuple[str, str]:
-    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), str(size)
+    return record_digest(digest), str(size)
+
+
+def record_digest(digest: bytes) -> str:
+    """Return a sha256 as RECORD has it."""
+    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -152,7 +152,7 @@ class AlsoOn:
 class L4tRelease:
     """One L4T release: `cuda` is its own CUDA, `cuda_published` the versions with published Jetson wheels.
 
-    `checked` are the pages that the row was compared with. Unlike `source` it is no part of the platform, whose
+    `checked` are the pages that the row was compared with. Unlike `source`, it is not part of the platform, whose
     fingerprint is in every lock.
     """
 

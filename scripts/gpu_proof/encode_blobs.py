@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _SMALLEST = 512
 _REPORT = "jbuild-slim.json"
 # The levels of layers and of weights: see `builder.image.oci.pack`.
-_LEVELS = (6, 1)
+_LEVELS = (LayerCompression().level, 1)
 # The bytes of a zstd frame's header.
 _LONGEST_HEADER = 18
 _BLOCK = 1 << 20

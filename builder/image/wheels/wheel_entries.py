@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import zipfile
 import zlib
@@ -10,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.audit.byte_source import File, Plain
+from builder.foundry.wheel_names import record_digest
 from builder.host.files import temp_file
 from builder.image.oci.tarball import LayerEntry, file_of
 from builder.image.wheels.wheel_plan import FLAWS, INTERPRETER, record_text, unusable
 from builder.image.wheels.zip_content import ZipContent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
     from builder.host.interpreters import Compiler
@@ -101,7 +101,7 @@ class _Pass:
             self._row(file, _digest(file.content), len(file.content))
             yield file_of(file.path, file.content, file.mode)
             return
-        if size < _LARGE:
+        if size < _LARGE or (file.script and next(self.archive.blocks(member), b"").startswith(_SHEBANG)):
             data, digest = self._small(file, member)
             if slimmer and slimmer.may_change(data):
                 yield from self._slimmed(file, name, slimmer, Plain(data))
@@ -112,10 +112,6 @@ class _Pass:
             with temp_file(self.work.scratch) as temporary:
                 self._inflate(member, temporary)
                 yield from self._slimmed(file, name, slimmer, File(temporary))
-        elif file.script and next(self.archive.blocks(member), b"").startswith(_SHEBANG):
-            data, digest = self._small(file, member)
-            self._row(file, digest, len(data))
-            yield file_of(file.path, data, file.mode)
         else:
             yield LayerEntry(file.path, file.mode, size, self._guarded(self._large(file, member)))
 
@@ -132,14 +128,15 @@ class _Pass:
         return data, digest
 
     def _large(self, file: PlannedFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-        digest = hashlib.sha256()
-        for block in self.archive.blocks(member):
-            digest.update(block)
-            yield block
-        found = _word(digest.digest())
-        if self.plan.digests.get(member.filename) != found:
+        digest = yield from self._checked(member)
+        self._row(file, digest, member.file_size)
+
+    def _checked(self, member: zipfile.ZipInfo) -> Generator[bytes, None, str]:
+        """Yield a member's blocks, and return their hash as in RECORD."""
+        digest = yield from _hashed(self.archive.blocks(member))
+        if self.plan.digests.get(member.filename) != digest:
             self.archive.check(member)
-        self._row(file, found, member.file_size)
+        return digest
 
     def _guarded(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield blocks that are read after their entry, with the errors of the wheel."""
@@ -149,13 +146,8 @@ class _Pass:
             raise unusable(self.plan.locked, self.plan.wheel, error) from error
 
     def _inflate(self, member: zipfile.ZipInfo, path: Path) -> None:
-        digest = hashlib.sha256()
         with path.open("wb") as target:
-            for block in self.archive.blocks(member):
-                digest.update(block)
-                target.write(block)
-        if self.plan.digests.get(member.filename) != _word(digest.digest()):
-            self.archive.check(member)
+            target.writelines(self._checked(member))
 
     def _slimmed(
         self, file: PlannedFile, name: str, slimmer: WheelSlimmer, source: Plain | File
@@ -164,14 +156,11 @@ class _Pass:
         if slimmed is None:
             return
 
-        def hashed() -> Iterator[bytes]:
-            digest = hashlib.sha256()
-            for block in slimmed.blocks:
-                digest.update(block)
-                yield block
-            self._row(file, _word(digest.digest()), slimmed.size)
+        def noted() -> Iterator[bytes]:
+            digest = yield from _hashed(slimmed.blocks)
+            self._row(file, digest, slimmed.size)
 
-        yield LayerEntry(file.path, file.mode, slimmed.size, hashed())
+        yield LayerEntry(file.path, file.mode, slimmed.size, noted())
 
     def _row(self, file: PlannedFile, digest: str, size: int) -> None:
         if file.name:
@@ -194,11 +183,16 @@ class _Pass:
 
 
 def _digest(data: bytes) -> str:
-    return _word(hashlib.sha256(data).digest())
+    return record_digest(hashlib.sha256(data).digest())
 
 
-def _word(digest: bytes) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _hashed(blocks: Iterable[bytes]) -> Generator[bytes, None, str]:
+    """Yield blocks, and return their hash as in RECORD."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+        yield block
+    return record_digest(digest.digest())
 
 
 def _bytes_of(entry: LayerEntry) -> bytes:
