@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError, RegistryError
 from builder.host import records
-from builder.host.concurrency import map_with_progress
+from builder.host.concurrency import CancelToken, StoppedError, TaskGroup, map_with_progress
 from builder.host.files import disk_errors, mark_used, temp_file, write_text
 from builder.host.interpreters import find_compiler
 from builder.host.json_documents import decode_json
+from builder.host.process import end_all
 from builder.image.build.buildx import SYSTEM_DOCKERFILE, BuildRequest, build, options
 from builder.image.build.system_pins import pinned_base, script_of
 from builder.image.layers.cell_layers import cell_layers
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
+    from builder.image.layers.cell_layers import CellLayers
+    from builder.image.oci.pack import Packed
     from builder.model.locks import Job, Lock
     from builder.pipeline.cell import CellRun
     from builder.remote.registry.registry_client import RegistryClient
@@ -77,21 +81,55 @@ def build_image(
             "BuildKit builds the whole image"
         )
         return build(job, request, engine, session)
-    workspace, key = session.workspace, _key(lock, plan.system, session)
-    # Another cell, or an earlier build, may have left it.
-    system = None if again or fresh else records.read(workspace.system(key), key, Image)
+    system, packed = _together(
+        partial(_system_image, run, plan.system, request, engine, again=again or fresh),
+        partial(_packed_layers, run, layers),
+    )
+    image = assemble(plan, packed, system, session.workspace.images)
+    mark_image_used(session.workspace.images, image)
+    return image
+
+
+def _together(
+    system: Callable[[], Image], packed: Callable[[CancelToken], tuple[Packed, ...]]
+) -> tuple[Image, tuple[Packed, ...]]:
+    """Return the system image and the packed layers, made at the same time; a failure of the first ends the other."""
+    token = CancelToken()
+    # The system image may be another process's work: it has no steps between which it could end.
+    with TaskGroup(1, grace_s=None) as group:
+        future = group.submit(system)
+        future.add_done_callback(lambda done: token.cancel() if done.exception() else None)
+        try:
+            layers = packed(token)
+            return future.result(), layers
+        except StoppedError:
+            future.result()
+            raise
+        except KeyboardInterrupt:
+            # The thread does not see it.
+            end_all()
+            raise
+
+
+def _system_image(run: CellRun, text: str, request: BuildRequest, engine: Engine, *, again: bool) -> Image:
+    """Return the system image of a Dockerfile's beginning; another cell, or an earlier build, may have left it."""
+    lock, session = run.lock, run.session
+    workspace, key = session.workspace, _key(lock, text, session)
+    system = None if again else records.read(workspace.system(key), key, Image)
     if system and is_whole(workspace.images, system):
         mark_used(workspace.system(key))
-    else:
-        system = build_system(job, lock, plan.system, request, engine, session)
-        records.write(workspace.system(key), key, system)
-    for model in lock.models:
+        return system
+    with session.console.working_on(run.job.cell.id):
+        system = build_system(run.job, lock, text, request, engine, session)
+    records.write(workspace.system(key), key, system)
+    return system
+
+
+def _packed_layers(run: CellRun, layers: CellLayers, token: CancelToken) -> tuple[Packed, ...]:
+    for model in run.lock.models:
         # The store may have lost files since the plan was made.
-        fetch_model(model, job.recipe.path.parent, session)
-    packed = pack_layers(layers.all, layers.compiler, job.cell.id, session)
-    image = assemble(plan, packed, system, workspace.images)
-    mark_image_used(workspace.images, image)
-    return image
+        fetch_model(model, run.job.recipe.path.parent, run.session)
+    return pack_layers(layers.all, layers.compiler, run.job.cell.id, run.session, token)
 
 
 def _key(lock: Lock, text: str, session: Session) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from builder.host.concurrency import CancelToken
     from builder.host.interpreters import Compiler
     from builder.host.session import Session
     from builder.image.layers.layer import LayerSource
@@ -31,11 +32,16 @@ _AT_ONCE = min(8, max(3, os.cpu_count() or 2))
 
 
 def pack_layers(
-    layers: Sequence[LayerSource], compiler: Compiler | None, cell: str, session: Session
+    layers: Sequence[LayerSource],
+    compiler: Compiler | None,
+    cell: str,
+    session: Session,
+    token: CancelToken | None = None,
 ) -> tuple[Packed, ...]:
     """Return the blobs of layers, after fetching wheels and packing what is missing.
 
     Raises:
+        StoppedError: `token` was cancelled meanwhile.
         NetworkError, IntegrityError, ModelError, BuildError: a content cannot be fetched, is damaged or missing.
         DiskError: the disk is full or cannot be written.
     """
@@ -45,19 +51,23 @@ def pack_layers(
         mark_used(workspace.wheel(wheel.sha256, wheel.filename).parent)
     missing = sorted((layer for layer in layers if packed[layer.name] is None), key=lambda layer: -layer.size)
     if missing:
-        packed |= _pack_missing(missing, compiler, cell, session)
+        packed |= _pack_missing(missing, compiler, cell, session, token)
     return tuple(found for layer in layers if (found := packed[layer.name]))
 
 
 def _pack_missing(
-    missing: Sequence[LayerSource], compiler: Compiler | None, cell: str, session: Session
+    missing: Sequence[LayerSource],
+    compiler: Compiler | None,
+    cell: str,
+    session: Session,
+    token: CancelToken | None,
 ) -> dict[str, Packed]:
     total = float(sum(layer.size for layer in missing))
     with (
         session.console.task(f"{cell}: packing {len(missing)} layers", total, unit="B") as task,
         scratch(session.workspace.cache) as folder,
         bytecode_pool(compiler) as pool,
-        TaskGroup(_AT_ONCE) as group,
+        TaskGroup(_AT_ONCE, token=token) as group,
     ):
         progress = Progress(token=group.token, on_bytes=task.advance)
         run = _Run(missing, group, lambda layer: _pack(layer, pool, folder, progress, session))

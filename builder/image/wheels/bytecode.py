@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import tempfile
 from collections import deque
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, ProgramFailedError
 from builder.host.concurrency import TaskGroup
 from builder.host.process import PipedProgram
+from builder.host.toml import documents
 from builder.image.oci.tarball import file_of
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from builder.host.interpreters import Compiler
+    from builder.host.toml.documents import Table
     from builder.image.oci.tarball import LayerEntry
 
     _Source = tuple[str, bytes]
@@ -32,8 +36,8 @@ _SETTINGS = {"PYTHONHASHSEED": "0"} | dict.fromkeys(
     ("PYTHONDONTWRITEBYTECODE", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONPATH"), ""
 )
 _WORD = 8
-# No server imports test suites.
-_TESTS = frozenset({"test", "tests"})
+# Where modules are installed: `site-packages`, or `dist-packages` of a distribution.
+_ROOT = "-packages/"
 # The bytes of sources in a batch, and the most batches of one stream that wait for their compilation: they decide the
 # bytes of layers, so they do not depend on the machine.
 _BATCH = 2 << 20
@@ -121,7 +125,9 @@ class CompiledFiles:
 
     def wants(self, path: str) -> bool:
         """Return whether to compile a file of this path."""
-        return self._pool is not None and path.endswith(".py") and _TESTS.isdisjoint(path.split("/")[:-1])
+        return (
+            self._pool is not None and path.endswith(".py") and not _uncompiled().fullmatch(path.rpartition(_ROOT)[2])
+        )
 
     def add(self, path: str, source: bytes) -> Iterator[LayerEntry]:
         """Take a source, and yield files that are to follow it."""
@@ -151,6 +157,26 @@ class CompiledFiles:
             folder, _, name = path[1:].rpartition("/")
             if compiled:
                 yield file_of(f"{folder}/__pycache__/{name[:-3]}.{tag}.pyc", compiled)
+
+
+@cache
+def _uncompiled() -> re.Pattern[str]:
+    """Return the pattern of the sources that stay without bytecode.
+
+    Raises:
+        DocumentError: the table has mistakes.
+    """
+    path = Path(__file__).with_name("uncompiled.toml")
+    patterns = documents.load(path, "the table of uncompiled sources has mistakes", _patterns)
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+def _patterns(root: Table) -> tuple[str, ...]:
+    patterns = []
+    for table in root.rows("uncompiled"):
+        patterns.append(documents.pattern_of(table, "pattern").pattern)
+        table.string("source")
+    return tuple(patterns)
 
 
 def _parts(source: _Source) -> tuple[bytes, ...]:
