@@ -97,7 +97,7 @@ class GpuComputation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompiledFiles:
+class CompiledCount:
     """Files that a start compiled: what a cache holds, and the number of its new files."""
 
     of: str
@@ -108,7 +108,7 @@ class CompiledFiles:
 class Compilations:
     """What a server compiled from its start to its end: new files, and lines of its log that report a compilation."""
 
-    files: tuple[CompiledFiles, ...] = ()
+    files: tuple[CompiledCount, ...] = ()
     lines: int = 0
 
     def __str__(self) -> str:

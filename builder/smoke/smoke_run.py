@@ -81,7 +81,7 @@ def smoke(
         on_step=on_step,
         emulation=launching.emulation_settings(image, launch) if not level_facts.native else [],
         keep=store.keep,
-        known=store.known,
+        in_image=store.in_image,
     )
     if run.launch.gpu:
         console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
@@ -166,7 +166,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
 def _compilations(run: SmokeRun, log: ScannedLog) -> Compilations | None:
     if run.compiled is None:
         return None
-    return Compilations(files=compiled_files(run.compiled, run.known), lines=log.compilations)
+    return Compilations(files=compiled_files(run.compiled, run.in_image), lines=log.compilations)
 
 
 def check_questions(spec: Spec) -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from builder.host.files import disk_errors
 from builder.host.toml import documents
 from builder.image.runtime.warm_start import CACHE
-from builder.model.verdicts import CompiledFiles
+from builder.model.verdicts import CompiledCount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,12 +53,12 @@ class CachedFile:
 class CompiledStore:
     """Where a smoke run puts what its server compiles.
 
-    The files are written below `keep`, if there is one; `known` are those that the image has already, by path, with
+    The files are written below `keep`, if there is one; `in_image` are those that the image has already, by path, with
     their sha256. After the run, `files` are all files, and `conditions` those of the start, as JSON, if files are kept.
     """
 
     keep: Path | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    in_image: Mapping[str, str] = field(default_factory=dict)
     files: tuple[CachedFile, ...] = ()
     conditions: str = ""
 
@@ -79,13 +79,13 @@ def read_caches(container: RunningContainer, keep: Path | None = None) -> tuple[
     return tuple(sorted(_files(container, keep), key=lambda file: file.path))
 
 
-def compiled_files(files: Sequence[CachedFile], known: Mapping[str, str]) -> tuple[CompiledFiles, ...]:
+def compiled_files(files: Sequence[CachedFile], in_image: Mapping[str, str]) -> tuple[CompiledCount, ...]:
     """Return how many files a start compiled, by cache: those that it did not have before, by path and sha256."""
     counts: dict[str, int] = {}
     for file in files:
-        if file.is_compiled and known.get(file.path) != file.sha256:
+        if file.is_compiled and in_image.get(file.path) != file.sha256:
             counts[file.cache.holds] = counts.get(file.cache.holds, 0) + 1
-    return tuple(CompiledFiles(of=holds, files=count) for holds, count in counts.items())
+    return tuple(CompiledCount(of=holds, files=count) for holds, count in counts.items())
 
 
 @cache

@@ -64,7 +64,7 @@ class SmokeRun:
     `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
     `sms` are the image's GPU architectures. Each long step is named to `on_step` when it begins; `log` is the file of
     the last container's log; `emulation` is what serves emulation only. What the server compiles is written to the
-    folder `keep`, and `conditions` are then those of its start, as JSON; `known` are the compiled files that the image
+    folder `keep`, and `conditions` are then those of its start, as JSON; `in_image` are compiled files that the image
     has already, by path, with their sha256.
     """
 
@@ -89,7 +89,7 @@ class SmokeRun:
     gpu: GpuComputation | None = None
     emulation: list[str] = field(default_factory=list)
     keep: Path | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    in_image: Mapping[str, str] = field(default_factory=dict)
     compiled: tuple[CachedFile, ...] | None = None
     conditions: str = ""
 

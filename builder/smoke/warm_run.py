@@ -109,7 +109,7 @@ def _second_run(
     run.on_step("starting the warm image")
     console, log = run.session.console, run.folder.smoke_log(level(facts(run.image, engine)))
     blobs = EngineBlobs(present=frozenset(layer.digest for layer in run.image.layers))
-    known = {file.path: file.sha256 for file in compiled.files}
+    in_image = {file.path: file.sha256 for file in compiled.files}
     with loaded(warm.image, layout, engine, console, blobs=blobs) as name:
         try:
             return smoke(
@@ -120,7 +120,7 @@ def _second_run(
                 console,
                 log=log.with_name(f"{log.stem}-warm.log"),
                 baseline=baseline,
-                compiled=CompiledStore(known=known),
+                compiled=CompiledStore(in_image=in_image),
                 on_step=run.on_step,
             )
         except SmokeFailedError as error:

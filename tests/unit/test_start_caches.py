@@ -12,7 +12,7 @@ from builder.host.chunk_stream import as_file
 from builder.host.config import LayerCompression
 from builder.image.oci.layout import put, put_image, read_config
 from builder.image.oci.warm_image import WARM_LABEL, make_warm_image
-from builder.model.verdicts import Compilations, CompiledFiles
+from builder.model.verdicts import Compilations, CompiledCount
 from builder.smoke.start_caches import compiled_files, read_caches
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def test_only_caches_are_read_and_unfinished_files_left(tmp_path: Path) -> None:
 def test_new_and_changed_files_count_by_cache() -> None:
     files = read_caches(container())
     assert compiled_files(files, {}) == (
-        CompiledFiles(of="Triton kernels", files=1),
-        CompiledFiles(of="model classes", files=1),
-        CompiledFiles(of="graphs and their kernels", files=2),
+        CompiledCount(of="Triton kernels", files=1),
+        CompiledCount(of="model classes", files=1),
+        CompiledCount(of="graphs and their kernels", files=2),
     )
-    known = {file.path: file.sha256 for file in files}
-    assert compiled_files(files, known) == ()
+    in_image = {file.path: file.sha256 for file in files}
+    assert compiled_files(files, in_image) == ()
     later = read_caches(container(**{"/cache/triton/y/launcher.so": b"other", "/cache/triton/z.json": b"{}"}))
-    assert compiled_files(later, known) == (CompiledFiles(of="Triton kernels", files=1),)
+    assert compiled_files(later, in_image) == (CompiledCount(of="Triton kernels", files=1),)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_new_and_changed_files_count_by_cache() -> None:
         (Compilations(), "nothing"),
         (Compilations(lines=2), "2 lines of the log"),
         (
-            Compilations(files=(CompiledFiles(of="Triton kernels", files=3),), lines=1),
+            Compilations(files=(CompiledCount(of="Triton kernels", files=3),), lines=1),
             "3 Triton kernels, 1 lines of the log",
         ),
     ],
