@@ -14,14 +14,14 @@ from builder.host import records
 from builder.host.engine.emulation import emulator_settings
 from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
 from builder.host.toml.documents import printable
-from builder.host.units import duration
+from builder.host.units import duration, size_of
 from builder.model.audits import Audit, FindingCounts
 from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.images import Image, Plan
 from builder.model.locks import LockChange, Locked
 from builder.model.publications import Publication
 from builder.model.recipes import Cell
-from builder.model.verdicts import Verdict
+from builder.model.verdicts import Verdict, WarmStart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,7 +234,18 @@ def verdict_lines(verdict: Verdict, *, earlier: bool = False) -> list[str]:
         lines.append(f"asked     {answer.question}")
         # The answer of a model may hold control characters.
         lines.append(f"answer    {printable(' '.join(answer.text.split()))}")
+    if verdict.compilations:
+        lines.append(f"compiled  {verdict.compilations}")
+    if verdict.warm:
+        lines.append(f"warm      {_warm_words(verdict.warm)}")
     return lines + [f"warning   {printable(warning)}" for warning in verdict.warnings]
+
+
+def _warm_words(warm: WarmStart) -> str:
+    if warm.failure:
+        return f"none: {warm.failure}"
+    more = f"{size_of(warm.size)} more; `jbuild promote RECIPE --warm` publishes it"
+    return f"ready after {warm.ready_s:.0f} s, compiled nothing, {more}"
 
 
 def _lock_lines(run: CellRun, lock: Lock) -> Iterator[str]:

@@ -61,7 +61,7 @@ def _current_folder() -> Path:
 class _Place:
     """A fixed place below one of an object's folders: an attribute whose value is the path."""
 
-    folder: Literal["path", "project", "cache", "layout"]
+    folder: Literal["path", "project", "cache", "layout", "results"]
     name: str
 
     def __get__(self, instance: CellFolder | Workspace, _: type) -> Path:
@@ -78,6 +78,7 @@ class CellFolder:
     system_layer = _Place("path", "system-layer")  # for the build of the cell's system layer alone
     history = _Place("path", "history.jsonl")  # the outcomes of the cell's runs, a line each
     running = _Place("path", "running.jsonl")  # the line of a run that has not ended, locked by its process
+    warm = _Place("path", "warm")  # the warm image of the last smoke run: an OCI layout without the layers below
 
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `render.json`, `build.json`, and so on."""
@@ -93,6 +94,7 @@ class BundleCellFolder(CellFolder):
     """The files of a bundle's cell: records in the cache, logs beside the verdicts in `results`."""
 
     results: Path
+    warm = _Place("results", "warm")
 
     def smoke_log(self, level: str) -> Path:
         """Return the file for the container's log of a smoke run at a level."""

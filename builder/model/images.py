@@ -46,6 +46,19 @@ class Image:
         return self.manifest.size + self.config.size + sum(layer.size for layer in self.layers)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmImage:
+    """An image with one more layer: the files that a start of the image `base` (its digest) compiled.
+
+    `diff_id` is the digest of the layer's uncompressed content.
+    """
+
+    base: str
+    image: Image
+    layer: Descriptor
+    diff_id: str
+
+
 def proven_name(recipe: str, cell: str) -> str:
     """Return the name of a cell's proven image in the engine."""
     return f"jbuild/{recipe}:{cell}".lower()

@@ -195,12 +195,14 @@ class ImageSpec:
     `slim_packages` decides for single packages (globs), the first match before `slim` and before jbuild's own table.
     `precompile` is which kernels the build compiles that a board would compile from PTX: those that the model needs,
     or all; None is `off`. `exclude_files` are the files (globs) of packages (globs) that the image does not get.
+    With `warm`, a smoke run makes a second image with the files that the server's start compiled.
     """
 
     slim: bool | None = None
     slim_packages: tuple[tuple[str, bool], ...] = ()
     precompile: Precompile | None = field(default=None, metadata={"json": "optional"})
     exclude_files: tuple[tuple[str, tuple[str, ...]], ...] | None = field(default=None, metadata={"json": "optional"})
+    warm: bool | None = field(default=None, metadata={"json": "optional"})
 
     @property
     def compiles(self) -> bool:

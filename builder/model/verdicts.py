@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -97,6 +97,42 @@ class GpuComputation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompiledCount:
+    """Files that a start compiled: what a cache holds, and the number of its new files."""
+
+    of: str
+    files: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compilations:
+    """What a server compiled from its start to its end: new files, and lines of its log that report a compilation."""
+
+    files: tuple[CompiledCount, ...] = ()
+    lines: int = 0
+
+    def __str__(self) -> str:
+        """Return the counts, such as `12 Triton kernels, 2 lines of the log`; `nothing` without any."""
+        counts = [f"{row.files} {row.of}" for row in self.files]
+        counts += [f"{self.lines} lines of the log"] if self.lines else []
+        return ", ".join(counts) or "nothing"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmStart:
+    """A start of the image with a layer of the files that the run before compiled.
+
+    `digest` is the warm image's, `size` the layer's compressed bytes; `failure` is why the layer is refused.
+    """
+
+    digest: str
+    size: int
+    ready_s: float | None = None
+    compilations: Compilations | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """The result of a smoke run.
 
@@ -111,6 +147,8 @@ class Verdict:
         gpu: the GPU's computation, at its level.
         image_bytes: the image's size in a registry.
         emulation: the settings and aids of this run that serve emulation only.
+        compilations: what the server compiled; None without a server.
+        warm: the start with these files in a layer, if the recipe wants a warm image.
         symptoms: known problems in the log, also of a run that passed.
         warnings: errors in the log, and regressions from the last run.
         log: the file of the container's log.
@@ -130,6 +168,8 @@ class Verdict:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
     emulation: tuple[str, ...] = ()
+    compilations: Compilations | None = field(default=None, metadata={"json": "optional"})
+    warm: WarmStart | None = field(default=None, metadata={"json": "optional"})
     symptoms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     step: Step | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.host.signing import signer
 from builder.image.oci.layout import is_whole
+from builder.image.oci.warm_image import WARM_LABEL
 from builder.lock import lockfile
 from builder.model.locks import Locked
 from builder.pipeline.cell import CellRecords, start
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from builder.model.images import Image
     from builder.model.locks import Job
     from builder.model.publications import Publication
+    from builder.model.verdicts import Verdict
 
 
 def source_of(image: Image, publication: Publication | None, session: Session) -> ImageSource:
@@ -35,8 +38,10 @@ def source_of(image: Image, publication: Publication | None, session: Session) -
     return from_layout(image, session.workspace.images)
 
 
-def cell_evidence(job: Job, image: Image, session: Session) -> Evidence:
+def cell_evidence(job: Job, image: Image, verdict: Verdict | None, session: Session) -> Evidence:
     """Return the evidence from a cell's records, with the verdict that the image passed; signed if a key is configured.
+
+    `image` is the cell's latest, or its warm image.
 
     There is none if the records no longer match the image.
 
@@ -51,6 +56,8 @@ def cell_evidence(job: Job, image: Image, session: Session) -> Evidence:
     if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
         session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
-    optional = [record for record in (records.audit(), records.proven()) if record]
+    optional = [record for record in (records.audit(), verdict) if record]
+    if WARM_LABEL in dict(image.labels):
+        plan = replace(plan, layers=(*plan.layers, WARM_LABEL))
     run = start(job, session).with_records(Locked(lock=records.with_built(lock)), plan, image, *optional)
     return evidence(run, signer(session.config, session.workspace))

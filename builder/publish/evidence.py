@@ -71,7 +71,7 @@ def evidence(run: CellRun, signer: Signer | None) -> Evidence:
     job, lock, image = run.job, run.lock, run.image.manifest
     checksum = lockfile.content(lock)
     bill = _bill(run, checksum)
-    predicates = [("provenance", PROVENANCE, statements.provenance_predicate(job, lock, run.plan, checksum))]
+    predicates = [("provenance", PROVENANCE, statements.provenance_predicate(job, lock, run.plan, checksum, run.image))]
     if verdict := run.find(Verdict):
         tested = statements.verdict_predicate(verdict, lock.recipe, lock.cell, checksum)
         predicates.insert(0, ("verdict", statements.VERDICT, tested))

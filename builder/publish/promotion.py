@@ -18,6 +18,7 @@ from builder.publish.evidence import Evidence, cosign_evidence, signature, toget
 from builder.publish.image_source import ImageSource, from_registry
 from builder.publish.push import PublishOptions, publish
 from builder.publish.trust import attestations_of, best, handed_over
+from builder.publish.warm_candidate import warm_folder, warm_image_of
 from builder.remote.registry.base_lookup import connect_in
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class PromoteOptions:
     """Options of the command line.
 
     `tags` replace the recipe's and need a verdict of `level`; `verdict` is an exported file, signed by one of `keys`,
-    or a folder with such files; `unsigned` accepts verdicts without a signature too.
+    or a folder with such files; `unsigned` accepts verdicts without a signature too. With `warm`, the cell's warm image
+    is promoted.
     """
 
     targets: tuple[str, ...]
@@ -65,19 +67,21 @@ class PromoteOptions:
     verdict: Path | None = None
     keys: tuple[Path, ...] = ()
     unsigned: bool = False
+    warm: bool = False
     force_tags: bool = False
     repository: str | None = None
     retry: Retry | None = field(default=None, compare=False)
 
 
-def from_cell(job: Job, session: Session, *, tested_elsewhere: bool = False) -> PromotionCandidate:
-    """Return the latest image of a cell, from this disk or from the registry of its last push.
+def from_cell(job: Job, session: Session, options: PromoteOptions) -> PromotionCandidate:
+    """Return the latest image of a cell, from this disk or from the registry of its last push, or its warm image.
 
-    Its evidence comes with it if it has passed here, or if a verdict of another machine follows (`tested_elsewhere`).
+    Its evidence comes with it if it has passed here, or if the options have a verdict of another machine.
 
     Raises:
-        UsageError: the cell has not been built on this machine.
+        UsageError: the cell has not been built on this machine, or has no warm image.
         RegistryError: the image is only in a registry, and the registry does not answer.
+        IntegrityError: the warm image is damaged.
     """
     spec, folder = job.spec.publish, session.workspace.cell(job.recipe.name, job.cell.id)
     of_cell = CellRecords(folder)
@@ -88,9 +92,14 @@ def from_cell(job: Job, session: Session, *, tested_elsewhere: bool = False) -> 
             where=job.name,
             hint=f"run `jbuild recipe {job.recipe.name} --cell {job.cell.id}`, or name a registry's IMAGE@DIGEST",
         )
+    if options.warm:
+        image, proven = warm_image_of(job, image, warm_folder(options.verdict, folder), session)
+        # What another machine says counts by its signed statement only.
+        proven = None if options.verdict else proven
+    attached = spec.attach and (proven or options.verdict)
     return PromotionCandidate(
         source=source_of(image, of_cell.publication(), session),
-        evidence=cell_evidence(job, image, session) if spec.attach and (proven or tested_elsewhere) else Evidence(),
+        evidence=cell_evidence(job, image, proven, session) if attached else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
         rules=spec.tags,

@@ -14,6 +14,7 @@ from builder.foundry.in_toto import build_predicate, in_toto_statement
 from builder.host import records
 from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
+from builder.image.oci.warm_image import WARM_LABEL
 from builder.remote.http import scrub
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from builder.host.signing import Signer
     from builder.model.builds import BuildSource, LockedBuild
-    from builder.model.images import Plan, SlimmedWheel
+    from builder.model.images import Image, Plan, SlimmedWheel
     from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
 
@@ -82,7 +83,7 @@ def verdict_predicate(verdict: Verdict, recipe: str, cell: str, lock: str) -> di
     }
 
 
-def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dict[str, Any]:
+def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str, image: Image) -> dict[str, Any]:
     """Return the provenance of an image from its records, without times: the same image has one provenance."""
     base, _, value = lock.base.digest.partition(":")
     dependencies = [{"name": lock.base.name, "uri": lock.base.used, "digest": {base: value}}]
@@ -91,6 +92,9 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         uri = f"pkg:pypi/{wheel.name}@{wheel.version}"
         dependencies.append({"name": wheel.filename, "uri": uri, "digest": {"sha256": wheel.sha256}, **location})
     dependencies += [entry for build in lock.builds or () for entry in _materials(build)]
+    if below := dict(image.labels).get(WARM_LABEL):
+        dependencies.append(_by_digest("image without compiled files", below))
+        dependencies.append(_by_digest("layer of compiled files", image.layers[-1].digest))
     for model in lock.models:
         for file in model.files:
             name = f"{model.name}/{file.path}"
@@ -103,6 +107,11 @@ def provenance_predicate(job: Job, lock: Lock, plan: Plan, checksum: str) -> dic
         **({"slim": [_slimming(wheel) for wheel in plan.slimmed]} if plan.slimmed else {}),
     }
     return build_predicate(_BUILD_TYPE, external, internal, dependencies)
+
+
+def _by_digest(name: str, digest: str) -> dict[str, Any]:
+    algorithm, _, value = digest.partition(":")
+    return {"name": name, "digest": {algorithm: value}}
 
 
 def _materials(build: LockedBuild) -> Iterator[dict[str, Any]]:

@@ -156,6 +156,7 @@ IMAGE = TableDeclaration(
         list_map((patterns.PACKAGE, _PACKAGE_NAME), (patterns.WHEEL_FILE, "a file of the wheel, or a glob")),
         "Files (or globs) of single packages (or globs) that the image does without.",
     ),
+    Field("warm", boolean(), "Whether a smoke run makes a second image that has what its server compiled."),
 )
 
 MODEL = TableDeclaration(

@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder.host.engine.container import printable_line
 from builder.host.toml import documents
@@ -87,10 +87,11 @@ def exit_meaning(code: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedLog:
-    """A log: its lines, and the first different errors among them."""
+    """A log: its lines, the first different errors among them, and the number of lines that report a compilation."""
 
     lines: tuple[str, ...]
     errors: tuple[str, ...]
+    compilations: int = 0
 
 
 def read_log(path: Path) -> ScannedLog:
@@ -100,15 +101,16 @@ def read_log(path: Path) -> ScannedLog:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _READ_BYTES))
         lines = tuple(printable_line(line.decode(errors="replace")) for line in file)
-    return ScannedLog(lines=lines, errors=log_errors(lines))
+    compilations = sum(_any(_signs().compilations, line) for line in lines)
+    return ScannedLog(lines=lines, errors=log_errors(lines), compilations=compilations)
 
 
 def log_errors(lines: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first different lines that report an error and are not known to be harmless."""
-    errors, harmless = _signs()
+    signs = _signs()
     examples: dict[str, str] = {}
     for line in lines:
-        if _any(errors, line) and not _any(harmless, line):
+        if _any(signs.errors, line) and not _any(signs.harmless, line):
             # Repeated errors differ only in time and process.
             examples.setdefault(re.sub(r"\d+", "#", line), line[:_SHOWN])
     return tuple(examples.values())[:_KEPT_ERRORS]
@@ -120,12 +122,18 @@ def first_exception(lines: tuple[str, ...]) -> str | None:
     return next((match[1][:_SHOWN] for match in found if match), None)
 
 
+class _Signs(NamedTuple):
+    errors: tuple[re.Pattern[str], ...]
+    harmless: tuple[re.Pattern[str], ...]
+    compilations: tuple[re.Pattern[str], ...]
+
+
 @cache
-def _signs() -> tuple[tuple[re.Pattern[str], ...], ...]:
+def _signs() -> _Signs:
     return documents.load(
         _FOLDER / "logs.toml",
         "the table of signs in logs has mistakes",
-        lambda root: (_patterns(root, "errors"), _patterns(root, "harmless")),
+        lambda root: _Signs(*(_patterns(root, key) for key in _Signs._fields)),
     )
 
 

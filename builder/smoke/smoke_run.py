@@ -16,13 +16,14 @@ from requests import RequestException
 from builder.errors import EngineError, RecipeError
 from builder.host.engine.docker import has_bridge
 from builder.jetson.advisories import symptoms_in
-from builder.model.verdicts import SmokeFailedError, Verdict
+from builder.model.verdicts import Compilations, SmokeFailedError, Verdict
 from builder.recipe import value_checks
 from builder.smoke import inspection
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, first_exception, read_log
 from builder.smoke.launch import facts, level
 from builder.smoke.probe_runs import check_gpu, check_modules, forward
+from builder.smoke.start_caches import CompiledStore, compiled_files
 from builder.smoke.steps import Baseline, SmokeRun, serve, started
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
     from builder.model.images import Image
     from builder.model.recipes import Spec
+    from builder.smoke.errors import ScannedLog
 
 _SMS_LABEL = "io.jbuild.sms"
 
@@ -47,13 +49,14 @@ def smoke(
     log: Path,
     memory_bytes: int | None = None,
     baseline: Baseline | None = None,
+    compiled: CompiledStore | None = None,
     on_step: Callable[[str], object] = lambda _: None,
 ) -> Verdict:
     """Start the image by its own entrypoint, ask it the recipe's questions, stop it, and return the verdict.
 
     `reference` is the engine's name of the image; `log` is the file for the container's log; `memory_bytes` limits the
-    container's memory; the run is compared with `baseline`; `on_step` gets the title of each long step when it begins.
-    The container is always removed.
+    container's memory; the run is compared with `baseline`; what the server compiles goes into `compiled`; `on_step`
+    gets the title of each long step when it begins. The container is always removed.
 
     Raises:
         SmokeFailedError: the image did not pass; the error carries the verdict.
@@ -64,6 +67,7 @@ def smoke(
     check_questions(spec)
     labels, level_facts = dict(image.labels), facts(image, engine)
     launch = launching.launch(image, reference, spec, engine, memory_bytes, host_network=not has_bridge(engine))
+    store = compiled or CompiledStore()
     run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
@@ -76,10 +80,13 @@ def smoke(
         sms=labels.get(_SMS_LABEL, ""),
         on_step=on_step,
         emulation=launching.emulation_settings(image, launch) if not level_facts.native else [],
+        keep=store.keep,
+        in_image=store.in_image,
     )
     if run.launch.gpu:
         console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
     failed = _run(run, log)
+    store.files, store.conditions = run.compiled or (), run.conditions
     # A failed probe has a log of its own.
     return _judge(run, image, run.log or log, failed)
 
@@ -132,6 +139,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         modules=run.modules,
         gpu=run.gpu,
         emulation=tuple(run.emulation),
+        compilations=_compilations(run, read),
         symptoms=tuple(symptom.says for symptom in matches),
         warnings=read.errors,
         step=failed.step if failed else None,
@@ -153,6 +161,12 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
         hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",
         log=run.tail,
     )
+
+
+def _compilations(run: SmokeRun, log: ScannedLog) -> Compilations | None:
+    if run.compiled is None:
+        return None
+    return Compilations(files=compiled_files(run.compiled, run.in_image), lines=log.compilations)
 
 
 def check_questions(spec: Spec) -> None:

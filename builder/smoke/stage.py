@@ -15,6 +15,7 @@ from builder.smoke.engine_load import loaded
 from builder.smoke.launch import facts, level
 from builder.smoke.smoke_run import smoke
 from builder.smoke.steps import Baseline
+from builder.smoke.warm_run import compiled_store, needs_warm_image, warm_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,8 @@ class _SmokeStage(Stage[Verdict]):
     record = Verdict
 
     def project_inputs(self, run: CellRun) -> Mapping[str, object]:
-        return {"recipe": (run.job.spec.smoke, run.job.spec.server), "golden": golden.of_cell(run)}
+        warm = {"warm": True} if run.job.spec.image.warm else {}
+        return {"recipe": (run.job.spec.smoke, run.job.spec.server), "golden": golden.of_cell(run), **warm}
 
     def run_inputs(self, run: CellRun) -> object:
         return run.image.digest
@@ -57,6 +59,7 @@ class _SmokeStage(Stage[Verdict]):
         before = None
         if not (options.forces("smoke") or options.record):
             before = find_verdict(workspace, image.digest, reached, question)
+            before = before if before and not needs_warm_image(run, before) else None
         run.on_step("loading the image into the engine")
         with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
             if before:
@@ -91,18 +94,22 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
         recorded=[] if run.options.record else None,
         usual_start_s=last.ready_s if last else None,
     )
-    verdict = smoke(
-        run.image,
-        name,
-        run.job.spec,
-        engine,
-        session.console,
-        log=folder.smoke_log(reached),
-        baseline=reference,
-        on_step=run.on_step,
-    )
-    if last:
-        verdict = _compared(run, verdict, last)
+    with compiled_store(run) as compiled:
+        verdict = smoke(
+            run.image,
+            name,
+            run.job.spec,
+            engine,
+            session.console,
+            log=folder.smoke_log(reached),
+            baseline=reference,
+            compiled=compiled,
+            on_step=run.on_step,
+        )
+        if last:
+            verdict = _compared(run, verdict, last)
+        if compiled.keep and compiled.files:
+            verdict = replace(verdict, warm=warm_start(run, engine, compiled, reference))
     records.write(last_path, "", verdict)
     if reference.recorded is not None:
         _record(run, reference.recorded)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from builder.host.engine.container import temporary_container
 from builder.host.toml.documents import printable
-from builder.image.runtime import served_name
+from builder.image.runtime import CONDITIONS, served_name
 from builder.recipe.levels import usual_start_s
 from builder.remote.openai import EXCERPT, ServerError
 from builder.smoke import launch as launching
@@ -19,9 +19,10 @@ from builder.smoke.ask import WrongAnswerError, ask
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
+from builder.smoke.start_caches import read_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from docker import DockerClient
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Answer, GpuComputation, Level, Modules, Step
     from builder.smoke.launch import Launch
     from builder.smoke.openai_client import Reply
+    from builder.smoke.start_caches import CachedFile
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
@@ -61,7 +63,9 @@ class SmokeRun:
 
     `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
     `sms` are the image's GPU architectures. Each long step is named to `on_step` when it begins; `log` is the file of
-    the last container's log; `emulation` is what serves emulation only.
+    the last container's log; `emulation` is what serves emulation only. What the server compiles is written to the
+    folder `keep`, and `conditions` are then those of its start, as JSON; `in_image` are compiled files that the image
+    has already, by path, with their sha256.
     """
 
     name: str
@@ -84,6 +88,10 @@ class SmokeRun:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
     emulation: list[str] = field(default_factory=list)
+    keep: Path | None = None
+    in_image: Mapping[str, str] = field(default_factory=dict)
+    compiled: tuple[CachedFile, ...] | None = None
+    conditions: str = ""
 
     @contextmanager
     def step(self, title: str) -> Iterator[Task]:
@@ -116,6 +124,8 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
     with run.step("starting the server") as task:
         server = _wait_until_ready(run, container, task)
         _check_health_command(run, container)
+        if run.keep:
+            run.conditions = _conditions(container)
     if run.spec.smoke.api_key:
         with _answering("api key", "open-to-all", container):
             server.check_refusal()
@@ -131,6 +141,8 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
         server.metrics()
     with run.step("stopping the server"):
         _stop(run, container)
+    with run.step("reading what the server compiled"):
+        run.compiled = read_caches(container, run.keep)
 
 
 def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) -> ServerUnderTest:
@@ -195,6 +207,16 @@ def _check_health_command(run: SmokeRun, container: WatchedContainer) -> None:
         output = (stdout + stderr).decode(errors="replace").strip()
         message = f"ready, but the image's HEALTHCHECK exited with code {code}: {output[-EXCERPT:]}"
         raise StepFailedError("health check", "unhealthy", message)
+
+
+def _conditions(container: WatchedContainer) -> str:
+    """Return the conditions of the server's start, as the image's own script prints them."""
+    code, stdout, stderr = container.execute(CONDITIONS)
+    if code != 0:
+        output = (stdout + stderr).decode(errors="replace").strip()
+        message = f"the conditions of the start cannot be read: {CONDITIONS[-1]} exited with code {code}"
+        raise StepFailedError("ready", "unknown-conditions", f"{message}: {output[-EXCERPT:]}")
+    return stdout.decode().strip()
 
 
 def _offered_model(run: SmokeRun, names: list[str]) -> str:

@@ -17,7 +17,7 @@ from builder.host.session import Session
 from builder.lock import lockfile
 from builder.model.recipes import PublishSpec, TagRule
 from builder.publish.image_source import from_layout
-from builder.publish.promotion import PromoteOptions
+from builder.publish.promotion import PromoteOptions, from_cell, promote
 from builder.publish.push import PublishOptions, publish
 from builder.remote.http import Retry
 
@@ -87,3 +87,7 @@ def built(session: Session, image: Image, level: Any = "emulated") -> Job:
 
 def asked(*targets: str, **more: Any) -> PromoteOptions:
     return PromoteOptions(targets=targets, retry=RETRY, **more)
+
+
+def promoted(job: Job, session: Session, wish: PromoteOptions) -> Publication:
+    return promote(from_cell(job, session, wish), wish, session)

@@ -216,3 +216,33 @@ def test_answers_are_recorded_beside_the_verdict_and_a_level_out_of_reach_is_ref
     assert far.carried_files() == made
     assert "the verdict is not signed" in done.stderr
     assert far.predicate()["result"] == "PASSED"
+
+
+@pytest.mark.timeout(600)
+def test_a_warm_image_comes_home_as_a_layer_and_a_signed_verdict(
+    finished: Project, far: FarSide, client: DockerClient, key_pairs: tuple[Keys, Keys]
+) -> None:
+    own = key_pairs[0]
+    finished.recipe["smoke"]["environment"] = {"STAND_IN_COMPILES": "once"}
+    finished.recipe["image"] = {"warm": True}
+    finished.write()
+    made = carry(finished, far)
+    far.configure(publish={"cosign-key": str(own.private)})
+    done = far.smoke("--json", COSIGN_PASSWORD=PASSWORD)
+    assert done.code == 0, done.stderr
+    digest = done.json["verdict"]["warm"]["digest"]
+    assert {"verdict-cpu.json", "verdict-cpu-warm.json", "warm"} <= {path.name for path in far.verdicts.iterdir()}
+    assert far.carried_files() == made
+    assert client.containers.list(all=True) == []
+
+    home = finished.folder / "home"
+    shutil.copytree(far.verdicts, home)
+    to = ("--to", f"{finished.registry}/{finished.name}-warm", "--tag", "warm", "--level", "cpu")
+    refused = finished.run("promote", "--warm", "--verdict", "home", *to, "--key", str(key_pairs[1].public))
+    assert_refused(refused, 6, "the verdict is not signed by a trusted key")
+    done = finished.run("promote", "--warm", "--verdict", "home", *to, "--key", str(own.public), "--json")
+    assert done.code == 0, done.stderr
+    (publication,) = done.json["publications"]
+    assert (publication["digest"], publication["level"]) == (digest, "cpu")
+    verified = finished.jbuild("verify", f"{publication['registries'][0]['repository']}@{digest}", "--json")
+    assert verified.code == 0, verified.stderr

@@ -17,7 +17,7 @@ from proofs import (
     oras_discover,
     stranger,
 )
-from publishing import asked, blob_bytes, built, image, job, layout, push, session
+from publishing import asked, blob_bytes, built, image, job, layout, promoted, push, session
 from servers import (
     PASSWORD,
     USER,
@@ -158,7 +158,7 @@ def test_an_unsigned_verdict_beside_the_image_counts_only_if_asked_for(
 def test_a_cell_is_promoted_by_its_own_records(
     registry: Registry, second: Registry, image: Image, session: Session, tmp_path: Path
 ) -> None:
-    done = promote(from_cell(built(session, image), session), asked(registry.host, second.host), session)
+    done = promoted(built(session, image), session, asked(registry.host, second.host))
     assert registry.tags("vllm") == second.tags("vllm") == {"1-rc": image.digest}
     assert [each.name for each in done.withheld] == ["1"]
     assert len(oras_discover(f"{registry.host}/vllm@{image.digest}", tmp_path)) == 3
@@ -167,13 +167,13 @@ def test_a_cell_is_promoted_by_its_own_records(
 def test_a_verdict_made_on_the_board_gives_the_release_tag(
     registry: Registry, image: Image, session: Session, tmp_path: Path, keys: Keys
 ) -> None:
-    promote(from_cell(built(session, image), session), asked(registry.host), session)
+    promoted(built(session, image), session, asked(registry.host))
     board = replace(session, workspace=Workspace(project=tmp_path / "board", cache=tmp_path / "board-cache"))
     board = replace(board, config=Config(cosign_key=keys.private))
     written = write_verdict(built(board, image, "gpu"), board, tmp_path / "verdict.json")
     assert written.level == "gpu"
     wish = asked(registry.host, verdict=tmp_path / "verdict.json", keys=(keys.public,))
-    done = promote(from_cell(job(), session), wish, session)
+    done = promoted(job(), session, wish)
     assert registry.tags("vllm") == {"1-rc": image.digest, "1": image.digest}
     assert done.level == "gpu"
     assert done.withheld == ()
@@ -270,13 +270,13 @@ def test_a_locked_source(
 
 def test_a_cell_without_an_image_or_a_verdict(image: Image, session: Session, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has not been built"):
-        from_cell(job(), session)
+        from_cell(job(), session, asked())
     with pytest.raises(UsageError, match="no passing smoke verdict"):
         write_verdict(job(), session, tmp_path / "verdict.json")
     built(session, image)
     record = session.workspace.cell("demo", "one").record("smoke")
     records.write(record, "x", make_verdict(image, passed=False))
-    assert from_cell(job(), session).levels == ()
+    assert from_cell(job(), session, asked()).levels == ()
     with pytest.raises(UsageError, match="no passing smoke verdict"):
         write_verdict(job(), session, tmp_path / "verdict.json")
     assert not (tmp_path / "verdict.json").exists()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from proofs import LOCK, Keys, call, key_pairs, keys, labels, make_evidence, make_verdict, stranger
-from publishing import RULES, asked, built, image, job, layout, push, session, versioned
+from publishing import RULES, asked, built, image, job, layout, promoted, push, session, versioned
 from servers import Fault, Registry, free_port, make_image, registry, running_front, running_registry
 
 from builder.errors import RegistryError
@@ -15,7 +15,6 @@ from builder.host.config import Config
 from builder.lock import lockfile
 from builder.model.recipes import TagRule
 from builder.publish import statements
-from builder.publish.promotion import from_cell, promote
 from builder.publish.tag_status import TagState, overview
 from builder.publish.verification import Verification, verify
 from builder.remote.registry.reference import Reference
@@ -159,7 +158,7 @@ def where(rows: tuple[TagState, ...]) -> set[tuple[str, str | None, str, str | N
 def test_tags_over_several_registries(
     registry: Registry, second: Registry, image: Image, layout: Path, session: Session
 ) -> None:
-    promote(from_cell(built(session, image), session), asked(registry.host), session)
+    promoted(built(session, image), session, asked(registry.host))
     stray = versioned(layout, "0.9.0", recipe="demo")
     foreign = versioned(layout, "0.9.0", recipe="another")
     push(stray, layout, registry.host, tags=("old",))

@@ -34,6 +34,7 @@ from builder.publish.stage import required_targets
 from builder.publish.tag_status import TagState, overview
 from builder.publish.trust import write_verdict
 from builder.publish.verification import Verification, VerificationError, verify
+from builder.publish.warm_candidate import has_warm_image
 from builder.recipe.find import recipe_paths
 from builder.remote.http import announced
 from builder.remote.registry.reference import Reference
@@ -69,6 +70,11 @@ class PromoteResult:
     ),
     key_option("Trust verdicts signed with this public key."),
     unsigned_option,
+    click.option(
+        "--warm",
+        is_flag=True,
+        help="Copy the warm image of the last smoke run here, or of that in the folder of --verdict.",
+    ),
     force_tags_option,
 )
 def promote_images(
@@ -84,7 +90,7 @@ def promote_images(
     request = PromoteOptions(keys=public_keys(session.config, keys), **options)
     with in_use(session.workspace):
         if "/" in source or "@" in source:
-            refuse_options(("selectors",), "is for recipes")
+            refuse_options(("selectors", "warm"), "is for recipes")
             candidates = [_of_image(source, request, session)]
         else:
             candidates, request = _of_recipe(source, selectors, request, session)
@@ -108,7 +114,11 @@ def _of_recipe(
     selection = select_cells(name, selectors, session)
     recipe = selection.recipe
     targets = required_targets(recipe.spec.publish, request.targets, session.config, location=str(recipe.path))
-    candidates = [from_cell(job, session, tested_elsewhere=bool(request.verdict)) for job in selection.possible_jobs()]
+    jobs = selection.possible_jobs()
+    if request.warm:
+        # Without one, the first cell's error says what is missing.
+        jobs = [job for job in jobs if has_warm_image(job, request.verdict, session)] or jobs[:1]
+    candidates = [from_cell(job, session, request) for job in jobs]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]
         # Without one, the check of the verdict names the image that it is about.

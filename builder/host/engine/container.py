@@ -12,12 +12,13 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
 from builder.host import owner
+from builder.host.chunk_stream import as_file
 from builder.host.engine.gpu_access import uses_gpu
 from builder.host.engine.temporary import LABEL, owner_label
 from builder.host.files import disk_errors
@@ -175,6 +176,22 @@ class RunningContainer:
         completed: Any = self._container.exec_run(list(argv), demux=True, environment=dict(environment or {}))
         stdout, stderr = (stream or b"" for stream in completed.output)
         return int(completed.exit_code or 0), stdout, stderr
+
+    def files_below(self, folder: str) -> Iterator[tuple[str, int, IO[bytes]]]:
+        """Yield the path, the mode and the content of each regular file below a folder, in ended containers too.
+
+        A container without the folder has none. The content has to be read before the next file is taken.
+        """
+        try:
+            chunks, _ = self._container.get_archive(folder)
+        except NotFound:
+            return
+        with tarfile.open(fileobj=as_file(chunks), mode="r|") as archive:
+            for entry in archive:
+                content = archive.extractfile(entry) if entry.isreg() else None
+                if content:
+                    # The archive names them below the folder's own name.
+                    yield entry.name.partition("/")[2], entry.mode, content
 
     def begin(self, argv: Sequence[str]) -> str:
         """Start a program in the container without waiting for it; return its ID for `exit_code`."""

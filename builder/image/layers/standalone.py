@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import tarfile
 from typing import TYPE_CHECKING
 
+from builder.host.chunk_stream import as_file
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.file_locks import scratch
 from builder.host.files import atomic_folder, disk_errors
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from builder.image.wheels.bytecode import BytecodePool
 
 _AT_ONCE = 4
-_BUFFER = 1 << 20
 # Failures of a hard link: another file system, one without them, no more of them, or another owner's file.
 _NO_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -80,28 +79,10 @@ def extract(blocks: Iterable[bytes], folder: Path) -> None:
     Raises:
         OSError: one cannot be written.
     """
-    with tarfile.open(fileobj=io.BufferedReader(_Stream(iter(blocks)), _BUFFER), mode="r|") as archive:
+    with tarfile.open(fileobj=as_file(blocks), mode="r|") as archive:
         # Not `data`: links of the environment lead out of the layer, to the interpreter.
         archive.extractall(folder, filter="tar")
     _set_times(folder)
-
-
-class _Stream(io.RawIOBase):
-    """Blocks of bytes as a file that is read once."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._blocks, self._rest = blocks, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # all that BufferedReader gives
-        if not self._rest:
-            self._rest = memoryview(next(filter(None, self._blocks), b""))
-        taken, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
 
 
 def link_model(layer: ModelLayer, folder: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from builder.model.images import Image, ImageSettings, Plan
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `EPOCH` in words.
-_CREATED = "1980-01-01T00:00:00Z"
+CREATED = "1980-01-01T00:00:00Z"
 _SECOND = 1_000_000_000
 _HEALTH = {"Interval": 30 * _SECOND, "Timeout": 20 * _SECOND, "Retries": 3}
 
@@ -58,13 +58,13 @@ def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image
 def _config(system: dict[str, Any], packed: Sequence[Packed], plan: Plan) -> dict[str, Any]:
     """Return the configuration that the instructions of the Dockerfile would give."""
     history = [
-        {"created": _CREATED, "created_by": f"COPY layers/{name}/ /", "comment": "jbuild"} for name in plan.layers
+        {"created": CREATED, "created_by": f"COPY layers/{name}/ /", "comment": "jbuild"} for name in plan.layers
     ]
-    last = {"created": _CREATED, "created_by": "settings", "comment": "jbuild", "empty_layer": True}
+    last = {"created": CREATED, "created_by": "settings", "comment": "jbuild", "empty_layer": True}
     diff_ids = [*system["rootfs"]["diff_ids"], *(layer.diff_id for layer in packed)]
     return {
         **system,
-        "created": _CREATED,
+        "created": CREATED,
         "config": _run_config(system.get("config") or {}, plan.settings),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": [*(system.get("history") or ()), *history, last],

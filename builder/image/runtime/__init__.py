@@ -21,7 +21,9 @@ MODELS = "/models"
 _PYTHON = (f"{ENVIRONMENT}/bin/python", "-SE")
 ENTRYPOINT = (*_PYTHON, f"{FOLDER}/entrypoint.py")
 HEALTHCHECK = (*_PYTHON, f"{FOLDER}/healthcheck.py")
-_NAMES = ("entrypoint.py", "healthcheck.py", "settings.py")
+# Prints the conditions that compiled files depend on.
+CONDITIONS = (*_PYTHON, f"{FOLDER}/warm_start.py")
+_NAMES = ("entrypoint.py", "healthcheck.py", "settings.py", "warm_start.py")
 
 
 def scripts() -> tuple[Path, ...]:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
 if TYPE_CHECKING or __package__:
-    from builder.image.runtime.settings import LOOPBACK, Settings, SettingsError, option, read_server, settle
+    from builder.image.runtime.settings import HERE, LOOPBACK, Settings, SettingsError, option, read_server, settle
 else:
     # In an image the scripts lie beside each other, in no package.
-    from settings import LOOPBACK, Settings, SettingsError, option, read_server, settle
+    from settings import HERE, LOOPBACK, Settings, SettingsError, option, read_server, settle
 
 # The interpreter that runs this is that of the environment with the server.
 BIN = Path(sys.executable).parent
@@ -50,6 +50,7 @@ def command(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
     settings = settle(read_server(), environment, arguments)
     _set_key(environment)
     _warn_of_keys(settings, environment)
+    _take_compiled_files(settings, environment)
     return server_command(settings)
 
 
@@ -103,6 +104,18 @@ def _warn_of_keys(settings: Settings, environment: MutableMapping[str, str]) -> 
             f"warning: listening at {settings.host or 'every address'} without an API key: whoever reaches port "
             f"{settings.port} can use the model; set VLLM_API_KEY or VLLM_API_KEY_FILE, or publish to 127.0.0.1 only"
         )
+
+
+def _take_compiled_files(settings: Settings, environment: MutableMapping[str, str]) -> None:
+    if not (HERE / "warm").is_dir():
+        return
+    # Only a warm image needs its modules: under emulation, each costs time.
+    if __package__:
+        from builder.image.runtime import warm_start  # noqa: PLC0415  # see above
+    else:
+        import warm_start  # type: ignore[import-not-found, no-redef]  # noqa: PLC0415  # see above
+    if line := warm_start.take(settings, environment, HERE):
+        _say(line)
 
 
 def _say(text: str) -> None:

@@ -70,7 +70,7 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
     since = earlier_image(options.since, job, session) if options.since else None
     source = source_of(image, cell.publication(), session)
     with session.console.task("collecting the evidence", unit="documents"):
-        evidence = cell_evidence(job, image, session)
+        evidence = cell_evidence(job, image, verdict, session)
     missing = tuple({layer.digest: layer for layer in image.layers if since and layer.digest in since.blobs}.values())
     bundle = Bundle(
         format=BUNDLE_FORMAT,

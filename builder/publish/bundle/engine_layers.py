@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import tarfile
 from contextlib import suppress
@@ -12,10 +11,11 @@ from typing import IO, TYPE_CHECKING, cast
 from docker.errors import ImageNotFound
 
 from builder.errors import EngineError
+from builder.host.chunk_stream import as_file
 from builder.host.files import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from docker import DockerClient
@@ -57,7 +57,7 @@ class EngineLayers:
         return files
 
     def _save_image(self, image: str, layers: Collection[str], folder: Path, files: dict[str, Path]) -> None:
-        archive = cast("IO[bytes]", io.BufferedReader(_Chunks(self._client.api.get_image(image)), _BLOCK))
+        archive = as_file(self._client.api.get_image(image))
         with suppress(tarfile.ReadError), tarfile.open(fileobj=archive, mode="r|") as members:
             for member in members:
                 name = _NAMED.fullmatch(member.name)
@@ -90,25 +90,3 @@ def _copy(source: IO[bytes], path: Path) -> str:
             digest.update(block)
             target.write(block)
     return f"sha256:{digest.hexdigest()}"
-
-
-class _Chunks(io.RawIOBase):
-    """Chunks of an answer as a file."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        super().__init__()
-        self._chunks, self._rest = iter(chunks), memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count

@@ -32,6 +32,7 @@ from builder.publish.bundle.opened import open_bundle
 from builder.publish.trust import write_statement
 from builder.smoke.level_check import require_level
 from builder.smoke.stage import STAGE
+from builder.smoke.warm_run import read_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,11 +162,14 @@ def _verdict(bundle: OpenBundle, run: CellRun, engine: Engine) -> Verdict:
         write_statement(run.job, run.image, failed.verdict, session, _file(bundle, failed.verdict))
         raise
     write_statement(run.job, run.image, verdict, session, _file(bundle, verdict))
+    if warm := read_warm(run.folder.warm):
+        warm_image, warm_verdict = warm
+        write_statement(run.job, warm_image.image, warm_verdict, session, _file(bundle, warm_verdict, "-warm"))
     return verdict
 
 
-def _file(bundle: OpenBundle, verdict: Verdict) -> Path:
-    return bundle.folder / VERDICT_FOLDER / f"verdict-{verdict.level}.json"
+def _file(bundle: OpenBundle, verdict: Verdict, suffix: str = "") -> Path:
+    return bundle.folder / VERDICT_FOLDER / f"verdict-{verdict.level}{suffix}.json"
 
 
 def _check_results(folder: Path) -> None:

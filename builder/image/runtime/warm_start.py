@@ -1,0 +1,160 @@
+"""A warm image's caches: files that an earlier start compiled, which spare this start the same work.
+
+Runs inside images on Python 3.8 and later, with nothing but the standard library. By itself it prints the conditions of
+a start in this container, as JSON: a cache of these conditions fits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+if TYPE_CHECKING or __package__:
+    from builder.image.runtime.settings import Settings, read_server, settle
+else:
+    # In an image the scripts lie beside each other, in no package.
+    from settings import Settings, read_server, settle
+
+# Beside the scripts: the files, with their paths below `CACHE`, and their conditions.
+FOLDER = "warm"
+CONDITIONS = "conditions.json"
+FILES = "cache"
+CACHE = Path("/cache")
+# Attributes of the CUDA driver API (CUdevice_attribute).
+_MAJOR, _MINOR = 75, 76
+# Variables that choose what is compiled, by the names of their programs.
+_COMPILING = re.compile(r"(?:VLLM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|CUDA|FLASHINFER)_\w+")
+# Of these, variables that name places, keys and logs, which compile nothing.
+_OTHER = re.compile(r"\w*(?:KEY|TOKEN|SECRET|LOG|HOST|PORT|CACHE|ROOT|STATS|DIR|WORKSPACE_BASE)\w*")
+# Options that name the server and whom it talks to.
+_FREE = ("--host", "--port", "--served-model-name", "--api-key", "--uvicorn-log-level", "--root-path")
+
+
+def conditions(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what decides, besides the image, what a start compiles: GPU, driver, model, options, variables.
+
+    `sm` is the GPU's compute capability and `driver` the CUDA version of its driver, both None without a GPU.
+    """
+    return {
+        **_gpu(),
+        "model": settings.model,
+        "arguments": list(_arguments(settings)),
+        "environment": {
+            name: environment[name]
+            for name in sorted(environment)
+            if _COMPILING.fullmatch(name) and not _OTHER.fullmatch(name)
+        },
+    }
+
+
+def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cache: Path = CACHE) -> str:
+    """Copy the image's compiled files into the cache, if they fit this start; return a line for the log.
+
+    Files that are in the cache stay. An image without such files gives an empty line.
+    """
+    folder = scripts / FOLDER
+    if not (folder / CONDITIONS).is_file():
+        return ""
+    try:
+        wanted = _read_conditions(folder / CONDITIONS)
+        different = list(_differences(wanted, conditions(settings, environment)))
+        if different:
+            return f"the image's compiled files do not fit and are not used: {'; '.join(different)}"
+        copied = sum(_copy(path, cache / path.relative_to(folder / FILES)) for path in _files(folder / FILES))
+    except (OSError, ValueError) as error:
+        return f"the image's compiled files cannot be used: {error}"
+    return f"took {copied} compiled files from the image" if copied else "the cache has the image's compiled files"
+
+
+def main() -> None:
+    """Print the conditions of a start with the container's variables."""
+    environment = dict(os.environ)
+    settings = settle(read_server(), environment, ())
+    sys.stdout.write(json.dumps(conditions(settings, environment), sort_keys=True) + "\n")
+
+
+def _read_conditions(path: Path) -> dict[str, Any]:
+    wanted = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("environment"), dict):
+        raise ValueError(f"{path} has no conditions")  # noqa: TRY004  # as for other damage
+    return wanted
+
+
+def _gpu() -> dict[str, str | None]:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return {"sm": None, "driver": None}
+    version, device, major, minor = (ctypes.c_int() for _ in range(4))
+    codes = (
+        driver.cuInit(0),
+        driver.cuDriverGetVersion(ctypes.byref(version)),
+        driver.cuDeviceGet(ctypes.byref(device), 0),
+        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+    )
+    if any(codes):
+        return {"sm": None, "driver": None}
+    # 13000 is CUDA 13.0.
+    return {
+        "sm": f"{major.value}.{minor.value}",
+        "driver": f"{version.value // 1000}.{version.value % 1000 // 10}",
+    }
+
+
+def _arguments(settings: Settings) -> Iterator[str]:
+    words = iter(settings.arguments)
+    for word in words:
+        name, separator, _ = word.partition("=")
+        if name not in _FREE:
+            yield word
+        elif not separator:
+            next(words, None)
+
+
+def _differences(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    names = {"sm": "SM", "driver": "CUDA of the driver", "model": "model", "arguments": "options"}
+    for key, name in names.items():
+        if wanted.get(key) != here[key]:
+            yield f"{name}: {_text(wanted.get(key))}, here {_text(here[key])}"
+    before, now = wanted["environment"], here["environment"]
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            yield f"{name}: {_text(before.get(name))}, here {_text(now.get(name))}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for base, _, names in os.walk(str(folder)):
+        for name in sorted(names):
+            yield Path(base, name)
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Copy a file unless the target exists; other containers with the same cache see the whole file or none."""
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(source, beside)
+    shutil.copymode(source, beside)
+    beside.replace(target)
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The warm image of a cell, to be promoted: the latest image with the layer that a smoke run here or elsewhere made."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from builder.errors import IntegrityError, UsageError
+from builder.host.files import disk_errors, temp_file
+from builder.image.oci.layout import blob, find_corruption, is_present, read_config
+from builder.image.oci.warm_image import with_warm_layer
+from builder.model.bundles import VERDICT_FOLDER
+from builder.pipeline.cell import CellRecords
+from builder.smoke.warm_run import read_warm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.host.paths import CellFolder
+    from builder.host.session import Session
+    from builder.model.images import Image, WarmImage
+    from builder.model.locks import Job
+    from builder.model.verdicts import Verdict
+
+_WARM = "warm"
+
+
+def warm_folder(verdict: Path | None, folder: CellFolder) -> Path:
+    """Return the folder of a warm image: in the folder of verdicts of another machine, else the cell's own."""
+    if verdict is None:
+        return folder.warm
+    verdicts = verdict if verdict.is_dir() else verdict.parent
+    return next((path for path in (verdicts / VERDICT_FOLDER / _WARM, verdicts / _WARM) if path.is_dir()), verdicts)
+
+
+def has_warm_image(job: Job, verdict: Path | None, session: Session) -> bool:
+    """Return whether a cell's latest image has a warm image, here or in a folder of verdicts."""
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    image, found = CellRecords(folder).image(), read_warm(warm_folder(verdict, folder))
+    return image is not None and found is not None and found[0].base == image.digest
+
+
+def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tuple[Image, Verdict]:
+    """Return the warm image of a cell's latest image, whole in the cache's layout, and the verdict of its own run.
+
+    Raises:
+        UsageError: there is none, or it belongs to another image.
+        IntegrityError: its layer is damaged, or gives another image than the one that ran.
+        BuildError: the latest image is not in the cache.
+        DiskError: the layer cannot be copied.
+    """
+    found = read_warm(folder)
+    if found is None:
+        raise UsageError(
+            "there is no warm image of this cell",
+            where=str(folder),
+            hint="set `warm = true` under [image], run `jbuild smoke RECIPE` on the machine with the GPU, and name the "
+            "folder of its verdicts with --verdict if that is another machine; if the run says why it made none, begin "
+            "there",
+        )
+    warm, verdict = found
+    if warm.base != image.digest:
+        raise UsageError(
+            f"the warm image was made of {warm.base}, but this cell's latest image is {image.digest}",
+            where=str(folder),
+            hint=f"run `jbuild smoke {job.recipe.name} --cell {job.cell.id} --force` where the warm image was made",
+        )
+    layout = session.workspace.images
+    _take_layer(warm, folder, layout)
+    made = with_warm_layer(image, read_config(layout, image), warm.layer, warm.diff_id, layout)
+    if made.digest != warm.image.digest:
+        raise IntegrityError(
+            f"the image with this layer is {made.digest}, but {warm.image.digest} ran",
+            where=str(folder),
+            hint="make the warm image again: `jbuild smoke RECIPE --force`",
+        )
+    return made, verdict
+
+
+def _take_layer(warm: WarmImage, folder: Path, layout: Path) -> None:
+    """Copy the layer into the cache's layout, and verify it."""
+    digest, source = warm.layer.digest, blob(folder, warm.layer.digest)
+    if is_present(layout, warm.layer):
+        return
+    if not source.is_file() or (corruption := find_corruption(folder, digest)):
+        raise IntegrityError(
+            f"the warm image's layer {digest} is {'damaged' if source.is_file() else 'missing'}",
+            where=str(source),
+            hint="bring the whole folder of verdicts from the machine of the smoke run",
+        ) from (corruption if source.is_file() else None)
+    target = blob(layout, digest)
+    with disk_errors(layout), temp_file(target.parent) as temporary:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)

@@ -1,0 +1,139 @@
+"""The caches that a server's start fills: read out of its container, counted, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from builder.host.files import disk_errors
+from builder.host.toml import documents
+from builder.image.runtime.warm_start import CACHE
+from builder.model.verdicts import CompiledCount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from builder.host.engine.container import RunningContainer
+    from builder.host.toml.documents import Table
+
+_TABLE = Path(__file__).with_name("start_caches.toml")
+_BLOCK = 1 << 20
+_EXECUTE = 0o100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartCache:
+    """A folder below the image's cache: what it holds, and the names (globs) of files that a compilation leaves."""
+
+    folder: str
+    holds: str
+    compiled: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachedFile:
+    """A file of a cache: its path below the image's cache, and its content."""
+
+    path: str
+    sha256: str
+    size: int
+    cache: StartCache
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a compilation leaves such a file."""
+        return _is_named(self.path, self.cache.compiled)
+
+
+@dataclass(slots=True, kw_only=True)
+class CompiledStore:
+    """Where a smoke run puts what its server compiles.
+
+    The files are written below `keep`, if there is one; `in_image` are those that the image has already, by path, with
+    their sha256. After the run, `files` are all files, and `conditions` those of the start, as JSON, if files are kept.
+    """
+
+    keep: Path | None = None
+    in_image: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[CachedFile, ...] = ()
+    conditions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tables:
+    caches: tuple[StartCache, ...]
+    unfinished: tuple[str, ...]
+
+
+def read_caches(container: RunningContainer, keep: Path | None = None) -> tuple[CachedFile, ...]:
+    """Return the finished files of all caches, by path; those that a warm layer takes are written below `keep`.
+
+    Raises:
+        DiskError: a file cannot be written.
+        APIError: the engine cannot read the container.
+    """
+    return tuple(sorted(_files(container, keep), key=lambda file: file.path))
+
+
+def compiled_files(files: Sequence[CachedFile], in_image: Mapping[str, str]) -> tuple[CompiledCount, ...]:
+    """Return how many files a start compiled, by cache: those that it did not have before, by path and sha256."""
+    counts: dict[str, int] = {}
+    for file in files:
+        if file.is_compiled and in_image.get(file.path) != file.sha256:
+            counts[file.cache.holds] = counts.get(file.cache.holds, 0) + 1
+    return tuple(CompiledCount(of=holds, files=count) for holds, count in counts.items())
+
+
+@cache
+def _tables() -> _Tables:
+    return documents.load(_TABLE, "the table of start caches has mistakes", _parsed)
+
+
+def _parsed(root: Table) -> _Tables:
+    caches = []
+    for row in root.rows("caches"):
+        caches.append(
+            StartCache(folder=row.string("folder"), holds=row.string("holds"), compiled=row.strings("compiled"))
+        )
+        row.string("source")
+    return _Tables(caches=tuple(caches), unfinished=root.strings("unfinished"))
+
+
+def _files(container: RunningContainer, keep: Path | None) -> Iterator[CachedFile]:
+    tables = _tables()
+    for row in tables.caches:
+        for below, mode, content in container.files_below(f"{CACHE}/{row.folder}"):
+            path = f"{row.folder}/{below}"
+            if not _is_named(path, tables.unfinished):
+                sha256, size = _read(content, keep / path if keep else None, mode)
+                yield CachedFile(path=path, sha256=sha256, size=size, cache=row)
+
+
+def _is_named(path: str, names: Sequence[str]) -> bool:
+    return any(fnmatchcase(path.rpartition("/")[2], name) for name in names)
+
+
+def _read(content: IO[bytes], target: Path | None, mode: int) -> tuple[str, int]:
+    """Return the sha256 and the size of a file; it is copied to `target`, if there is one."""
+    if target is None:
+        return _hashed(content, None)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            read = _hashed(content, file)
+        target.chmod(0o755 if mode & _EXECUTE else 0o644)
+    return read
+
+
+def _hashed(content: IO[bytes], copy: IO[bytes] | None) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while block := content.read(_BLOCK):
+        digest.update(block)
+        size += len(block)
+        if copy:
+            copy.write(block)
+    return digest.hexdigest(), size

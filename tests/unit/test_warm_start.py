@@ -1,0 +1,121 @@
+"""Compiled files of a warm image: taken where they fit, ignored where they don't."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from builder.image.runtime import scripts, server_json
+from builder.image.runtime.settings import Settings
+from builder.image.runtime.warm_start import conditions, take
+from builder.model.recipes import Model, ServerSpec, Spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTINGS = Settings(model="/models/tiny", arguments=("--host=0.0.0.0", "--port=8000", "--max-model-len=2048"))
+ENVIRONMENT = {
+    "VLLM_USE_DEEP_GEMM": "0",
+    "VLLM_API_KEY": "secret",
+    "PATH": "/usr/bin",
+    "VLLM_CACHE_ROOT": "/cache/vllm",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as `/opt/jbuild` is in a warm image."""
+    folder = tmp_path / "jbuild"
+    graph = folder / "warm" / "cache" / "vllm" / "torch_compile_cache" / "model"
+    graph.parent.mkdir(parents=True)
+    graph.write_bytes(b"graph")
+    write_conditions(folder, conditions(SETTINGS, ENVIRONMENT))
+    return folder
+
+
+def write_conditions(folder: Path, wanted: dict[str, Any]) -> None:
+    (folder / "warm" / "conditions.json").write_text(json.dumps(wanted))
+
+
+def test_conditions_are_what_decides_about_compilations() -> None:
+    assert conditions(SETTINGS, ENVIRONMENT) == {
+        "sm": None,
+        "driver": None,
+        "model": "/models/tiny",
+        "arguments": ["--max-model-len=2048"],
+        "environment": {"VLLM_USE_DEEP_GEMM": "0"},
+    }
+
+
+def test_options_of_two_words_that_name_the_server_do_not_count() -> None:
+    settings = Settings(model="m", arguments=("--served-model-name", "a", "--dtype", "float16", "--api-key=x"))
+    assert conditions(settings, {})["arguments"] == ["--dtype", "float16"]
+
+
+def test_files_are_copied_once_and_keep_what_the_cache_has(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "took 1 compiled files from the image"
+    taken = cache / "vllm" / "torch_compile_cache" / "model"
+    assert taken.read_bytes() == b"graph"
+    taken.write_bytes(b"of this machine")
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's compiled files"
+    assert taken.read_bytes() == b"of this machine"
+    assert [path.name for path in taken.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sm", "9.0", "SM: 9.0, here none"),
+        ("driver", "13.0", "CUDA of the driver: 13.0, here none"),
+        ("model", "/models/other", "model: /models/other, here /models/tiny"),
+        ("arguments", [], "options: none, here --max-model-len=2048"),
+        ("environment", {"VLLM_USE_DEEP_GEMM": "1"}, "VLLM_USE_DEEP_GEMM: 1, here 0"),
+        ("environment", {}, "VLLM_USE_DEEP_GEMM: none, here 0"),
+    ],
+)
+def test_files_of_other_conditions_are_ignored(folder: Path, tmp_path: Path, key: str, value: Any, said: str) -> None:
+    write_conditions(folder, conditions(SETTINGS, ENVIRONMENT) | {key: value})
+    line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
+    assert line == f"the image's compiled files do not fit and are not used: {said}"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_image_without_compiled_files_says_nothing(tmp_path: Path) -> None:
+    assert take(SETTINGS, ENVIRONMENT, tmp_path, tmp_path / "cache") == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_damaged_conditions_do_not_stop_the_server(folder: Path, tmp_path: Path, content: str) -> None:
+    (folder / "warm" / "conditions.json").write_text(content)
+    line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
+    assert line.startswith("the image's compiled files cannot be used: ")
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_server(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
+    assert line.startswith("the image's compiled files cannot be used: ")
+
+
+def test_the_script_prints_the_conditions_of_its_container(tmp_path: Path) -> None:
+    for script in scripts():
+        shutil.copy(script, tmp_path)
+    spec = Spec(models=(Model(name="tiny", source="./tiny"),), server=ServerSpec(max_model_len=512))
+    (tmp_path / "server.json").write_text(server_json(spec))
+    argv = [sys.executable, "-SE", str(tmp_path / "warm_start.py")]
+    environment = {"PATH": os.environ["PATH"], "JBUILD_EXTRA_ARGS": "--enforce-eager", "TRITON_INTERPRET": "1"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=100)
+    assert json.loads(done.stdout) == {
+        "sm": None,
+        "driver": None,
+        "model": "/models/tiny",
+        "arguments": ["--max-model-len=512", "--enforce-eager"],
+        "environment": {"TRITON_INTERPRET": "1"},
+    }
