@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.model.images import ImageSettings, Plan
+from builder.model.images import Descriptor, Image, ImageSettings, Plan
 from builder.model.locks import Job, Lock, Locked, LockedBase
 from builder.model.model_files import LockedModel, ModelFile
 from builder.model.platforms import Platform
@@ -129,6 +130,19 @@ def make_plan(**changes: Any) -> Plan:
         "settings": make_settings(),
     }
     return Plan(**(facts | changes))
+
+
+def make_image(**changes: Any) -> Image:
+    """An image of two layers."""
+    manifest = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=1)
+    fields: dict[str, Any] = {
+        "platform": "linux/arm64",
+        "manifest": manifest,
+        "config": replace(manifest, media_type="application/vnd.oci.image.config.v1+json"),
+        "layers": (manifest, manifest),
+        "labels": (),
+    }
+    return Image(**{**fields, **changes})
 
 
 def make_spec(**changes: Any) -> Spec:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from build_factory import make_build
 from cell_builds import SOURCE, make_built, wheel_of
-from factories import make_job, make_lock, make_locked_wheel, make_plan, make_run, make_spec
+from factories import make_image, make_job, make_lock, make_locked_wheel, make_plan, make_run, make_spec
 from report_parts import Made
 from result_factory import result
 
@@ -79,7 +79,9 @@ def test_a_commit_is_named_in_the_provenance() -> None:
     source = replace(SOURCE, kind="git", location="https://example.com/x.git", commit="1" * 40, size=None)
     build = make_build(name="ext", source=source)
     lock = make_lock(make_locked_wheel("app"), builds=(build,))
-    materials = provenance_predicate(make_job(), lock, make_plan(), "c" * 64)["buildDefinition"]["resolvedDependencies"]
+    materials = provenance_predicate(make_job(), lock, make_plan(), "c" * 64, make_image())["buildDefinition"][
+        "resolvedDependencies"
+    ]
     entry = next(entry for entry in materials if entry["name"] == "source of ext 1.0")
     assert entry["uri"] == f"git+https://example.com/x.git@{'1' * 40}"
     assert entry["digest"]["gitCommit"] == "1" * 40
@@ -87,12 +89,12 @@ def test_a_commit_is_named_in_the_provenance() -> None:
 
 def test_the_provenance_has_source_and_patches_as_materials() -> None:
     lock = built_lock().with_built(BuiltWheels(wheels=(BUILT,)))
-    predicate = provenance_predicate(make_job(), lock, make_plan(), "c" * 64)
+    predicate = provenance_predicate(make_job(), lock, make_plan(), "c" * 64, make_image())
     materials = {entry["name"]: entry for entry in predicate["buildDefinition"]["resolvedDependencies"]}
     assert materials[BUILT.wheel.filename]["digest"] == {"sha256": BUILT.wheel.sha256}
     assert materials["source of ext 1.0"]["uri"] == SOURCE.location
     assert materials["patch of ext 1.0"]["digest"] == {"sha256": "a" * 64}
-    plain = provenance_predicate(make_job(), make_lock(), make_plan(), "c" * 64)
+    plain = provenance_predicate(make_job(), make_lock(), make_plan(), "c" * 64, make_image())
     assert all("source of" not in entry["name"] for entry in plain["buildDefinition"]["resolvedDependencies"])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from elf_files import make_case
-from factories import locked, make_jetson, make_job, make_lock, make_plan, make_spec, make_wheel
+from factories import locked, make_image, make_jetson, make_job, make_lock, make_plan, make_spec, make_wheel
 from layer_files import installed
 from recipe_factory import image_recipe
 from slim_layers import GPU, ORIN, check_record, files_of
@@ -147,7 +147,7 @@ def test_evidence_names_the_excluded_files(session: Session, wheel: LockedWheel)
         (slimmed,) = installed(wheel, session, given).slimmed
         notes[name] = wheel_component(wheel, None, slimmed)["pedigree"]["notes"]
         plan = make_plan(slimmed=(slimmed,))
-        predicate = provenance_predicate(make_job(), make_lock(wheel), plan, "c" * 64)
+        predicate = provenance_predicate(make_job(), make_lock(wheel), plan, "c" * 64, make_image())
         (row,) = predicate["buildDefinition"]["internalParameters"]["slim"]
         assert row["parameters"]["exclude_files"] == ["demo/lib/*"]
     assert notes["both"].startswith("jbuild left out GPU code that does not run on SM 8.7")

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_plan
+from factories import DIGEST, make_image, make_job, make_lock, make_locked_wheel, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import IntegrityError
 from builder.host.records import as_bytes
+from builder.image.oci.warm_image import WARM_LABEL
 from builder.model.images import Descriptor
 from builder.model.verdicts import Answer, Verdict
 from builder.publish import statements
@@ -74,8 +75,8 @@ def test_a_verdict_that_failed_has_no_level() -> None:
 def test_provenance_names_all_inputs_and_no_times_or_passwords() -> None:
     wheel = make_locked_wheel("torch", "2.10.0", url="https://me:secret@index.example/torch.whl?token=secret")
     lock = make_lock(wheel)
-    first = provenance_predicate(make_job(), lock, PLAN, "c" * 64)
-    assert first == provenance_predicate(make_job(), lock, PLAN, "c" * 64)
+    first = provenance_predicate(make_job(), lock, PLAN, "c" * 64, make_image())
+    assert first == provenance_predicate(make_job(), lock, PLAN, "c" * 64, make_image())
     inputs = first["buildDefinition"]["resolvedDependencies"]
     assert [each["name"] for each in inputs] == [
         lock.base.name,
@@ -85,6 +86,16 @@ def test_provenance_names_all_inputs_and_no_times_or_passwords() -> None:
     ]
     assert "secret" not in json.dumps(first)
     assert first["buildDefinition"]["internalParameters"]["lock"] == "c" * 64
+
+
+def test_provenance_of_a_warm_image_names_its_layer_and_the_image_below() -> None:
+    warm = make_image(labels=((WARM_LABEL, "sha256:" + "5" * 64),))
+    inputs = provenance_predicate(make_job(), make_lock(), PLAN, "c" * 64, warm)["buildDefinition"][
+        "resolvedDependencies"
+    ]
+    digests = {entry["name"]: entry["digest"]["sha256"] for entry in inputs}
+    assert digests["image without compiled files"] == "5" * 64
+    assert f"sha256:{digests['layer of compiled files']}" == warm.layers[-1].digest
 
 
 BAD = [b"", b"{", b"[]", b"{}", b'{"_type": "x", "subject": [], "predicateType": "", "predicate": {}}', b"\xff", b"3"]

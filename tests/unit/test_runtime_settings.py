@@ -216,7 +216,7 @@ def test_running_arguments(tmp_path: Path) -> None:
 
 
 def test_the_scripts_run_on_python_3_8_with_the_standard_library_only() -> None:
-    allowed = {"__future__", "settings", *sys.stdlib_module_names}
+    allowed = {"__future__", "settings", "warm_start", *sys.stdlib_module_names}
     assert {script.name for script in scripts()} == {p.name for p in Path(runtime.__file__).parent.glob("*.py")} - {
         "__init__.py"
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bill_images import check_bill
 from elf_files import make_case, make_fatbin
-from factories import DIGEST, make_jetson, make_job, make_lock, make_locked_wheel, make_plan
+from factories import DIGEST, make_image, make_jetson, make_job, make_lock, make_locked_wheel, make_plan
 
 from builder.audit.gpu_rules import coverage, gpu_code
 from builder.audit.runnable_code import remaining_kernels
@@ -106,12 +106,14 @@ def test_the_bill_names_the_original_wheel(workspace: Workspace) -> None:
 
 
 def test_the_provenance_names_the_transformation() -> None:
-    predicate = provenance_predicate(make_job(), make_lock(WHEEL), make_plan(slimmed=(SLIMMED,)), "c" * 64)
+    predicate = provenance_predicate(
+        make_job(), make_lock(WHEEL), make_plan(slimmed=(SLIMMED,)), "c" * 64, make_image()
+    )
     (slim,) = predicate["buildDefinition"]["internalParameters"]["slim"]
     assert slim["material"]["digest"] == {"sha256": WHEEL.sha256}
     assert slim["parameters"]["sms"] == [87]
     assert slim["parameters"]["algorithm"] == 1
-    plain = provenance_predicate(make_job(), make_lock(WHEEL), make_plan(), "c" * 64)
+    plain = provenance_predicate(make_job(), make_lock(WHEEL), make_plan(), "c" * 64, make_image())
     assert "slim" not in plain["buildDefinition"]["internalParameters"]
 
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from bill_images import check_bill
 from elf_files import make_case, make_fatbin
-from factories import DIGEST, make_jetson, make_job, make_lock, make_locked_wheel, make_plan
+from factories import DIGEST, make_image, make_jetson, make_job, make_lock, make_locked_wheel, make_plan
 
 from builder.audit.runnable_code import remaining, remaining_kernels
 from builder.audit.stage import judge
@@ -104,9 +104,9 @@ def test_bill_has_the_original_as_ancestor(workspace: Workspace) -> None:
 
 def test_provenance_names_the_transformation() -> None:
     lock = make_lock(TORCH)
-    plain = provenance_predicate(make_job(), lock, make_plan(), "c" * 64)
+    plain = provenance_predicate(make_job(), lock, make_plan(), "c" * 64, make_image())
     assert "slim" not in plain["buildDefinition"]["internalParameters"]
-    changed = provenance_predicate(make_job(), lock, make_plan(slimmed=(SLIMMED,)), "c" * 64)
+    changed = provenance_predicate(make_job(), lock, make_plan(slimmed=(SLIMMED,)), "c" * 64, make_image())
     (row,) = changed["buildDefinition"]["internalParameters"]["slim"]
     assert row["material"]["digest"] == {"sha256": TORCH.sha256}
     assert row["parameters"]["sms"] == [87]

@@ -110,10 +110,10 @@ def _take_compiled_files(settings: Settings, environment: MutableMapping[str, st
     if not (HERE / "warm").is_dir():
         return
     # Only a warm image needs its modules: under emulation, each costs time.
-    if __package__:
+    if TYPE_CHECKING or __package__:
         from builder.image.runtime import warm_start  # noqa: PLC0415  # see above
     else:
-        import warm_start  # type: ignore[import-not-found, no-redef]  # noqa: PLC0415  # see above
+        import warm_start  # noqa: PLC0415  # see above
     if line := warm_start.take(settings, environment, HERE):
         _say(line)
 
