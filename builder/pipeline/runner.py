@@ -79,6 +79,18 @@ def check(job: Job, session: Session, options: RunOptions) -> None:
         stage_of(name).check(run)
 
 
+def check_servers(jobs: Sequence[Job], session: Session, options: RunOptions) -> None:
+    """Refuse runs that would fail only after hours because a server is down.
+
+    Raises:
+        JbuildError: a server does not answer, or refuses this machine.
+    """
+    runs = [start(job, session, options) for job in jobs]
+    for name in options.stages:
+        if concerned := [run for run in runs if name in run.stages]:
+            stage_of(name).check_servers(concerned)
+
+
 def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_once: int = 1) -> list[CellResult]:
     """Run every cell up to the last stage; a cell that fails does not stop the others.
 

@@ -9,7 +9,7 @@ from builder.host import records
 from builder.pipeline.order import MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from builder.pipeline.cell import CellRun
 
@@ -75,6 +75,16 @@ class Stage(Protocol[_T]):
             UsageError: the options or the configuration do not suffice for this stage.
         """
         del run
+
+    def check_servers(self, runs: Sequence[CellRun]) -> None:
+        """Refuse runs, before their first stage, if a server does not answer that this stage needs after hours.
+
+        A server that is only slow is no reason.
+
+        Raises:
+            JbuildError: a server does not answer, or refuses this machine.
+        """
+        del runs
 
     def last_failure(self, run: CellRun) -> str | None:
         """Return the failure of the last run with these inputs; None if there was none, or no record of it."""

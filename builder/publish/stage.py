@@ -18,12 +18,13 @@ from builder.pipeline.stage import Stage
 from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
+from builder.publish.registry_check import check_registries
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.referrers import referrers
 from builder.remote.registry.registry_client import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from builder.host.config import Config
     from builder.model.recipes import PublishSpec
@@ -48,6 +49,11 @@ class _PushStage(Stage[Publication]):
         required_targets(run.job.spec.publish, run.options.registries, config, location=str(run.job.recipe.path))
         if config.cosign_key:
             signing.check(config.cosign_key)
+
+    def check_servers(self, runs: Sequence[CellRun]) -> None:
+        specs = [(_targets(run), run.job.spec.publish) for run in runs]
+        images = {(tuple(f"{target}/{spec.repository}" for target in to), spec.on_failure) for to, spec in specs}
+        check_registries(images, runs[0].session)
 
     def holds(self, run: CellRun, record: Publication) -> bool:
         return not run.options.force_tags and still_published(record, run.session.config)

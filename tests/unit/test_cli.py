@@ -25,6 +25,7 @@ from builder.host import process, records
 from builder.host.paths import CellFolder, cache_folder
 from builder.lock import lockfile
 from builder.pipeline import history
+from builder.publish import registry_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -253,6 +254,16 @@ def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project:
     code, _, err = failure(jbuild, "recipe", "demo", "--push", *more)
     assert code == 2
     assert "no registry is configured" in err
+    assert not (project / "locks").exists()
+
+
+def test_a_registry_that_is_down_is_noticed_before_anything_runs(
+    jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_check, "_RETRY_WITHIN_S", 0.0)
+    code, found, _ = failure(jbuild, "recipe", "demo", "--push", "--registry", "127.0.0.1:1/edge")
+    assert (code, found["where"]) == (11, "127.0.0.1:1/edge/vllm")
+    assert found["message"] == "the push would fail: connection refused"
     assert not (project / "locks").exists()
 
 

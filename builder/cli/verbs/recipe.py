@@ -106,6 +106,7 @@ def run(
         previews = {job.cell.id: runner.preview(job, session, options) for job in jobs}
         show(dry_run_of(recipe, previews), dry_run_text(previews), session.console)
         return 0
+    runner.check_servers(jobs, session, options)
     leftovers.clear(session)
     started = time.monotonic()
     results = runner.run_cells(jobs, session, options, at_once=parallel)

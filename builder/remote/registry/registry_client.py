@@ -40,6 +40,7 @@ INDEXES = (OCI_INDEX, DOCKER_INDEX)
 _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
 LONGEST_DOCUMENT = 32 << 20
 _CREATED = HTTPStatus.CREATED
+_NO_BYTES = f"sha256:{hashlib.sha256().hexdigest()}"
 
 
 class RegistryClient:
@@ -188,6 +189,13 @@ class RegistryClient:
                 # 202: the registry opened an upload instead, which stays unused.
                 self._transport.once("DELETE", location, scopes=scopes, timeout=CANCEL_WITHIN_S)
         return False
+
+    def begin_push(self, repository: str) -> None:
+        """Send the request that every push begins with; it does not show whether the account may push."""
+        path, doing = f"blobs/{_NO_BYTES}", "the push would fail"
+        response = self._call("HEAD", repository, path, doing, right="push", absent_ok=True)
+        with self._transport.explained(repository, "push", doing):
+            web_pages.refuse_web_page(response)
 
     def try_upload(self, repository: str) -> None:
         """Begin an upload and cancel it, which needs the right to push.
