@@ -100,7 +100,8 @@ class IndexInspector:
         except JbuildError as error:
             return replace(nothing, said=error.message)
         if page is None:
-            return replace(nothing, said=f"it does not have {name}")
+            holder = "the vault in place of it" if index.vault_instead else "it"
+            return replace(nothing, said=f"{holder} does not have {name}")
         judged = self._judge(page, index, yanked_too=_is_exact(requirement))
         if not judged:
             sources = f"it has source archives of {name} only, which `build` under [packages] makes wheels of"
@@ -177,10 +178,11 @@ class IndexInspector:
     @cached_property
     def _default(self) -> Index:
         url = default_address(self.session, (Requirement(text).name for text in self.job.spec.requires))
-        mirrors = self.session.config.index_mirrors
-        vaults = (rule.vault for rule in mirrors if rule.covers_default and rule.vault)
-        own = (Address(url=url),) if url else ()
-        return Index(name=DEFAULT, addresses=(*own, *(Address(url=url or "", vault=vault) for vault in vaults)))
+        rules = [rule for rule in self.session.config.index_mirrors if rule.covers_default and rule.vault]
+        instead = next((rule for rule in rules if not rule.fallback), None)
+        own = (Address(url=url or "", vault=instead.vault),) if instead else (Address(url=url),) if url else ()
+        fallbacks = (Address(url=url or "", vault=rule.vault) for rule in rules if rule.fallback)
+        return Index(name=DEFAULT, addresses=(*own, *fallbacks))
 
 
 def index_error(explanation: str, examiner: IndexInspector) -> NetworkError | None:

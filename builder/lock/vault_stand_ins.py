@@ -11,7 +11,7 @@ from builder.remote.index.index_client import failing_since
 from builder.remote.vault.vault_reader import vault_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from builder.host.session import Session
     from builder.model.locks import Job
@@ -36,7 +36,9 @@ class StandIn:
 def stand_ins(indexes: Iterable[str | None], view: IndexView, client: IndexClient) -> tuple[StandIn, ...]:
     """Return the vaults that stood in for the indexes of some packages; None is uv's own index."""
     used = {index or DEFAULT for index in indexes}
-    vaults = {page.index: page.vault for page in view.pages.values() if page.vault} | client.stood_in
+    # Of a package that the vault lacks, there is no page.
+    vaults = {index.name: index.vault_instead for index in view.pins.indexes if index.vault_instead}
+    vaults |= {page.index: page.vault for page in view.pages.values() if page.vault} | client.stood_in
     instead = {rule.vault for rule in client.config.index_mirrors if rule.vault and not rule.fallback}
     return tuple(
         StandIn(index=index, vault=vault, failed=vault not in instead)
@@ -76,9 +78,18 @@ def announce(found: Iterable[StandIn], job: Job, session: Session) -> None:
         )
 
 
-def limits(found: Iterable[StandIn]) -> str | None:
+def limits(found: Sequence[StandIn]) -> str | None:
     """Return a hint for a cell without wheels whose only candidates were those of vaults."""
-    failed = [entry.words for entry in found if entry.failed]
-    if not failed:
-        return None
-    return f"{' and '.join(failed)} did not answer, so only the files of the vault were considered: try again later"
+    hints = []
+    if failed := [entry.words for entry in found if entry.failed]:
+        hints.append(
+            f"{' and '.join(failed)} did not answer, so only the files of the vault were considered: try again later"
+        )
+    if instead := [entry for entry in found if not entry.failed]:
+        vaults = " and ".join(dict.fromkeys(entry.vault for entry in instead))
+        names = " and ".join(entry.words for entry in instead)
+        hints.append(
+            f"only the vault {vaults} was asked, not {names}: add the files to it (`jbuild vault` on a machine that "
+            "reaches the indexes), or set `fallback = true` in [[index-mirrors]], which asks the indexes first"
+        )
+    return "; ".join(hints) or None

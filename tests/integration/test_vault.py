@@ -264,6 +264,19 @@ def test_versions_that_the_vault_lacks_are_explained(project: Resolving) -> None
     )
 
 
+def test_a_vault_instead_of_the_indexes_is_named_where_it_lacks_a_version_or_a_package(project: Resolving) -> None:
+    written(project)
+    project.settings["index-mirrors"] = [{"vault": "vault"}]
+    project.public = f"http://127.0.0.1:{free_port()}/simple"
+    environment = {"JBUILD_CACHE": str(project.folder / "empty-cache"), "UV_HTTP_RETRIES": "0"}
+    said = rf"only the vault \S+/vault was asked, not uv's default index and the index {CU126}: .*`fallback = true`"
+    for requires in ("torch==2.9.0", "vllm"):
+        project.recipe["packages"]["requires"] = [requires]
+        assert_refused(project.lock(**environment), 4, "no wheels work together", said)
+    done = project.jbuild("why", "jetson", **environment)
+    assert "the vault in place of it does not have vllm" in done.stdout
+
+
 def test_a_package_that_the_vault_lacks_is_an_index_that_does_not_answer(project: Resolving) -> None:
     written(project)
     environment = close_the_indexes(project, "vault")

@@ -44,6 +44,11 @@ class Index:
     foreign_files: tuple[str, ...] = ()
     upload_times: bool = True
 
+    @property
+    def vault_instead(self) -> str | None:
+        """The vault that is asked and not the index itself, or None."""
+        return self.addresses[0].vault if self.addresses else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexFile:
