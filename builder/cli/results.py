@@ -15,7 +15,7 @@ from builder.host.console import Console
 from builder.host.files import write_text
 from builder.host.toml.documents import printable
 from builder.host.units import moment
-from builder.pipeline.failure import Failure
+from builder.pipeline.failure import Failure, RunningStage
 
 
 def show(result: Any, text: str, console: Console) -> None:
@@ -95,6 +95,11 @@ def failed_text(failure: Failure) -> str:
     """Return the failed stage of a past run, its time and its cause, on one line."""
     when = f", {moment(failure.when)}" if failure.when else ""
     return f"at {failure.stage}{when}: {printable(' '.join(failure.message.split()))}"
+
+
+def running_text(running: RunningStage) -> str:
+    """Return the stage that runs, and since when."""
+    return f"{running.stage}, since {moment(running.since)}"
 
 
 def show_failures(failures: Sequence[tuple[str, JbuildError]], console: Console) -> None:

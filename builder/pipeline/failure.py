@@ -1,4 +1,4 @@
-"""A failed stage of a cell, as the history and lists show it."""
+"""A failed stage and a running stage of a cell, as the history and lists show them."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ class Failure:
     log: str | None = None
     when: str | None = field(default=None, metadata=records.OPTIONAL)
     lock: str | None = field(default=None, metadata=records.OPTIONAL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningStage:
+    """The stage that a process works on now, since when (UTC, ISO 8601), and the stages that the run has finished."""
+
+    stage: str
+    since: str
+    finished: tuple[str, ...]

@@ -21,7 +21,7 @@ from builder.model.images import Image
 from builder.model.locks import Lock, Locked
 from builder.model.publications import Publication
 from builder.model.verdicts import SmokeFailedError, Verdict
-from builder.pipeline.failure import Failure
+from builder.pipeline.failure import Failure, RunningStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,8 +185,21 @@ def runs(folder: CellFolder) -> tuple[HistoryRun, ...]:
     return (*_noted(folder), killed) if killed else _noted(folder)
 
 
-def open_failures(recent: Sequence[HistoryRun]) -> tuple[Failure, ...]:
-    """Return the failures of stages that have not succeeded since, in the order in which they happened."""
+def running(folder: CellFolder) -> RunningStage | None:
+    """Return the stage of a cell that a process works on now, or None."""
+    lines = _begun(folder.running, alive=True)
+    stages = [line.failure.stage for line in lines if line.failure]
+    if not stages:
+        return None
+    finished = tuple(result.stage for result in lines[-1].stages)
+    return RunningStage(stage=stages[-1], since=lines[stages.index(stages[-1])].when, finished=finished)
+
+
+def open_failures(recent: Sequence[HistoryRun], running_now: RunningStage | None = None) -> tuple[Failure, ...]:
+    """Return the failures of stages that have not succeeded since, in the order in which they happened.
+
+    A stage of `running_now` has not failed.
+    """
     failures: dict[str, Failure] = {}
     for run in recent:
         for result in run.stages:
@@ -197,6 +210,8 @@ def open_failures(recent: Sequence[HistoryRun]) -> tuple[Failure, ...]:
         if run.failure:
             failures.pop(run.failure.stage, None)
             failures[run.failure.stage] = replace(run.failure, when=run.when, lock=run.lock)
+    for stage in (*running_now.finished, running_now.stage) if running_now else ():
+        failures.pop(stage, None)
     return tuple(failures.values())
 
 
@@ -234,18 +249,31 @@ def published(folder: CellFolder) -> LastPublication | None:
 
 
 def _killed(path: Path) -> HistoryRun | None:
-    """Return the run that a killed process left behind, or None: its lock ended with it."""
+    """Return the run that a killed process left behind, or None."""
+    lines = _begun(path, alive=False)
+    return lines[-1] if lines else None
+
+
+def _begun(path: Path, *, alive: bool) -> list[HistoryRun]:
+    """Return the lines of a run that has not ended: of one whose process is `alive`, or of one that was killed."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if not os.fstat(file.fileno()).st_nlink:
-                # The run has ended since the file was opened.
-                return None
+            # Without a link, the run has ended since the file was opened.
+            if _is_locked(file) != alive or not os.fstat(file.fileno()).st_nlink:
+                return []
             lines = file.read().splitlines()
     except OSError:
-        return None
-    entries = [run for line in lines if (run := _read(line))]
-    return entries[-1] if entries else None
+        return []
+    return [run for line in lines if (run := _read(line))]
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    """Return whether a live process has locked a file: a lock ends with its process."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _is_recovery(run: HistoryRun, folder: CellFolder) -> bool:

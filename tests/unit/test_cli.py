@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -219,6 +221,32 @@ def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -
             found = found[key]
         assert found[0]["failures"][0]["when"] == run.when
     assert json.loads(jbuild("list", "--json")[1])["recipes"][0]["failures"][cell][0]["stage"] == "lock"
+
+
+def test_a_stage_that_runs_is_shown_as_running_wherever_cells_are(jbuild: Any, project: Path) -> None:
+    cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
+    folder = CellFolder(path=project / "build" / "demo" / cell)
+    failure = history.Failure(stage="lock", message="the run was interrupted before this stage ended")
+    before = history.HistoryRun(when="2026-11-02T10:00:00+00:00", stages=(), failure=failure)
+    history._append(folder.history, json.dumps(records.to_json(before)))
+    work: Any = SimpleNamespace(folder=folder, job=SimpleNamespace(name=f"demo/{cell}"))
+    with history.attempt(work) as attempt:
+        attempt.begins([], "lock")
+        shown = jbuild("show", "demo")[1]
+        assert "stages      lock running, audit to do" in shown
+        assert re.search(r"^  running     lock, since 20\S+ \S+ UTC$", shown, re.MULTILINE)
+        assert re.search(r"running: lock, since 20\S+ \S+ UTC", jbuild("matrix", "demo")[1])
+        assert "(1 impossible, 1 running)" in jbuild("list")[1]
+        assert "1 not begun" in jbuild("report", "demo")[1]
+        for verb in ("show", "matrix", "list", "report"):
+            assert "interrupted" not in jbuild(verb, *(() if verb == "list" else ("demo",)))[1]
+        found = json.loads(jbuild("list", "--json")[1])["recipes"][0]
+        assert found["running"][cell]["stage"] == "lock"
+        assert "failures" not in found
+        assert json.loads(jbuild("show", "demo", "--json")[1])["cells"][0]["running"]["stage"] == "lock"
+        page = json.loads(jbuild("report", "demo", "--json")[1])
+        assert page["recipes"][0]["cells"][0]["detail"] == "(lock is running)"
+    assert "interrupted" in jbuild("show", "demo")[1]
 
 
 def test_show_lists_the_replaced_requirements(jbuild: Any, project: Path) -> None:

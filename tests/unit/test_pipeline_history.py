@@ -182,7 +182,11 @@ def test_a_run_that_was_killed_says_so(session: Session) -> None:
         assert running.stdout.readline() == "begun\n"
         # It runs still.
         assert history.runs(work.folder) == ()
+        now = history.running(work.folder)
+        assert now
+        assert (now.stage, now.finished) == ("audit", ("lock",))
         running.communicate()
+    assert history.running(work.folder) is None
     (failure,) = history.open_failures(history.runs(work.folder))
     assert failure.stage == "audit"
     assert failure.message.startswith("the run ended before this stage did: jbuild was killed")
@@ -217,6 +221,24 @@ def test_a_run_that_was_cut_off_names_its_last_step(session: Session) -> None:
     assert failure.message.endswith("a cancelled job); its last step was: stopping the server")
     history.note(work, [], BuildError("it failed"), "smoke")
     assert history.cut_off(work.folder) is None
+
+
+def test_a_stage_that_runs_again_has_not_failed(session: Session) -> None:
+    work = make_run(session)
+    history.note(work, [], BuildError("it failed"), "build")
+    history.note(work, [], KeyboardInterrupt(), "smoke")
+    history.note(work, [], BuildError("it failed"), "push")
+    with history.attempt(work) as attempt:
+        attempt.begins(results("lock"), "build")
+        attempt.begins(results("lock", "build"), "smoke")
+        attempt.reaches("loading the image into the engine")
+        now = history.running(work.folder)
+        assert now
+        assert now.stage == "smoke"
+        assert now.since.endswith("+00:00")
+        left = history.open_failures(history.runs(work.folder), now)
+    assert [failure.stage for failure in left] == ["push"]
+    assert history.running(work.folder) is None
 
 
 def test_a_folder_that_cannot_be_written_stops_no_run(session: Session) -> None:

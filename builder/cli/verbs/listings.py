@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from builder.cli.cell_selection import open_session, select_cells, session_verb
-from builder.cli.results import as_text, failed_text, show, table, write
+from builder.cli.results import as_text, failed_text, running_text, show, table, write
 from builder.cli.verb_options import FILE, cell_option, complete_recipes, json_option, output_option, refuse_options
 from builder.errors import DocumentError
 from builder.host import records
@@ -20,7 +20,7 @@ from builder.host.session import Session
 from builder.lock.unresolved import reasons
 from builder.model.patterns import RUNNER
 from builder.model.recipes import Cell, Recipe
-from builder.pipeline.failure import Failure
+from builder.pipeline.failure import Failure, RunningStage
 from builder.project.ci.github_jobs import CiPlan, outputs, plan
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load
@@ -36,6 +36,7 @@ class ListedRecipe:
     """One recipe: how many cells it has, or, in `error`, its mistakes.
 
     `failures` are by cell: the stages that failed and have not succeeded since, without those of unresolved cells.
+    `running` are the stages that processes work on now, by cell.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ListedRecipe:
     impossible: int | None = field(default=None, metadata=records.OPTIONAL)
     unresolved: int | None = field(default=None, metadata=records.OPTIONAL)
     failures: dict[str, tuple[Failure, ...]] | None = field(default=None, metadata=records.OPTIONAL)
+    running: dict[str, RunningStage] | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,7 @@ def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, 
         text = f"has mistakes: {'; '.join(problems)}"
         return ListedRecipe(name=name, path=str(path), description="", error=text), f"has mistakes: {problems[0]}{more}"
     without = reasons(recipe, cells, workspace, lambda: open_session().config)
+    states = _states([cell for cell in cells if not cell.impossible], workspace)
     row = ListedRecipe(
         name=name,
         path=str(path),
@@ -86,21 +89,34 @@ def _listed(name: str, path: Path, workspace: Workspace) -> tuple[ListedRecipe, 
         cells=len(cells),
         impossible=sum(1 for cell in cells if cell.impossible),
         unresolved=len(without),
-        failures=_failures([cell for cell in cells if not cell.impossible and cell.id not in without], workspace)
+        failures={cell: state.failures for cell, state in states.items() if state.failures and cell not in without}
         or None,
+        running={cell: state.running for cell, state in states.items() if state.running} or None,
     )
     return row, recipe.description
 
 
-def _failures(cells: Sequence[Cell], workspace: Workspace) -> dict[str, tuple[Failure, ...]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CellState:
+    """The failed stages of a cell, and the one that runs now."""
+
+    failures: tuple[Failure, ...] = ()
+    running: RunningStage | None = None
+
+
+def _states(cells: Sequence[Cell], workspace: Workspace) -> dict[str, _CellState]:
+    """Return the states of those cells that have run."""
     folders = {cell.id: workspace.cell(cell.recipe, cell.id) for cell in cells}
     begun = {cell: folder for cell, folder in folders.items() if folder.path.is_dir()}
     if not begun:
         return {}
-    from builder.pipeline.history import open_failures, runs  # noqa: PLC0415  # slow to import
+    from builder.pipeline.history import open_failures, running, runs  # noqa: PLC0415  # slow to import
 
-    failures = {cell: open_failures(runs(folder)) for cell, folder in begun.items()}
-    return {cell: failed for cell, failed in failures.items() if failed}
+    now = {cell: running(folder) for cell, folder in begun.items()}
+    return {
+        cell: _CellState(failures=open_failures(runs(folder), now[cell]), running=now[cell])
+        for cell, folder in begun.items()
+    }
 
 
 def _failure_lines(recipes: Sequence[ListedRecipe]) -> Iterator[str]:
@@ -119,8 +135,13 @@ def _failure_lines(recipes: Sequence[ListedRecipe]) -> Iterator[str]:
 def _cell_counts(recipe: ListedRecipe) -> str:
     if recipe.cells is None:
         return "-"
-    failed = len(recipe.failures or ())
-    counts = ((recipe.impossible, "impossible"), (recipe.unresolved, "without wheels"), (failed, "failed"))
+    failed, running = len(recipe.failures or ()), len(recipe.running or ())
+    counts = (
+        (recipe.impossible, "impossible"),
+        (recipe.unresolved, "without wheels"),
+        (failed, "failed"),
+        (running, "running"),
+    )
     missing = ", ".join(f"{count} {word}" for count, word in counts if count)
     return f"{recipe.cells} ({missing})" if missing else str(recipe.cells)
 
@@ -129,7 +150,8 @@ def _cell_counts(recipe: ListedRecipe) -> str:
 class MatrixCell:
     """One cell; `changed` lists, with --changed-since, the inputs that differ (`new`: the file lacks the cell).
 
-    `failures` are the stages that failed and have not succeeded since, the latest last.
+    `failures` are the stages that failed and have not succeeded since, the latest last; `running` is the stage that a
+    process works on now.
     """
 
     id: str
@@ -139,6 +161,7 @@ class MatrixCell:
     note: str | None
     changed: tuple[str, ...] | None = field(default=None, metadata=records.OPTIONAL)
     failures: tuple[Failure, ...] = ()
+    running: RunningStage | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,7 +276,7 @@ def _show_jobs(result: CiPlan, changed: Changes, output: Path | None, session: S
 def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, session: Session) -> None:
     selected = [cell for cell in cells if changed is None or cell.impossible or changed.get((recipe.name, cell.id))]
     without = reasons(recipe, selected, session.workspace, lambda: session.config)
-    failures = _failures([cell for cell in selected if not cell.impossible], session.workspace)
+    states = _states([cell for cell in selected if not cell.impossible], session.workspace)
     rows = tuple(
         MatrixCell(
             id=cell.id,
@@ -262,7 +285,8 @@ def _show_table(recipe: Recipe, cells: Sequence[Cell], changed: Changes | None, 
             unresolved=without.get(cell.id),
             note=cell.note,
             changed=None if changed is None else tuple(changed.get((recipe.name, cell.id), ())),
-            failures=failures.get(cell.id, ()),
+            failures=states.get(cell.id, _CellState()).failures,
+            running=states.get(cell.id, _CellState()).running,
         )
         for cell in selected
     )
@@ -278,5 +302,7 @@ def _remark(cell: MatrixCell) -> str:
     if cell.impossible:
         return f"impossible: {cell.impossible}"
     changed = f"changed: {', '.join(cell.changed)}" if cell.changed else ""
+    running = f"running: {running_text(cell.running)}" if cell.running else ""
     failed = f"failed {failed_text(cell.failures[-1])}" if cell.failures else ""
-    return cell.unresolved or "; ".join(filter(None, (failed, changed, cell.note or "")))
+    rest = (cell.unresolved,) if cell.unresolved else (failed, changed, cell.note)
+    return "; ".join(filter(None, (running, *rest)))

@@ -13,7 +13,7 @@ from builder.audit.slim_choice import in_words
 from builder.cli import results
 from builder.cli.cell_selection import CellSelection, recipe_verb
 from builder.cli.largest_files import FilesOfCells, show_files
-from builder.cli.results import VerbFailure, failed_text, failure_of
+from builder.cli.results import VerbFailure, failed_text, failure_of, running_text
 from builder.errors import JbuildError
 from builder.host import records
 from builder.host.paths import CellFolder
@@ -28,14 +28,14 @@ from builder.model.images import SlimSize
 from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.cell import CellRecords
-from builder.pipeline.failure import Failure
-from builder.pipeline.history import is_of_another_lock, open_failures, runs
+from builder.pipeline.failure import Failure, RunningStage
+from builder.pipeline.history import is_of_another_lock, open_failures, running, runs
 from builder.pipeline.order import STAGES, RunOptions
-from builder.pipeline.runner import preview
+from builder.pipeline.runner import Preview, preview
 from builder.recipe.matrix import job_of
 from builder.recipe.placeholders import unmarked
 
-_STATES = {"unchanged": "done", "run": "to do", "failed": "failed"}
+_STATES = {"unchanged": "done", "run": "to do", "failed": "failed", "running": "running"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +105,12 @@ class UnreadCell(ImpossibleCell):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownCell(ImpossibleCell):
-    """A cell. `stages` are `run`, `unchanged` or `failed`; `failed` is the stage that failed with the same inputs.
+    """A cell. `stages` are `run`, `running`, `unchanged` or `failed`.
 
-    `failures` are the stages that failed and have not succeeded since, the latest last; those of `outdated` stages are
-    about another lock than the present one. `slim` tells which GPU code the image has if that is not all of it;
-    `slimmed` are the changed wheels of the last plan, with sizes in bytes.
+    `failed` is the stage that failed with the same inputs, `running` the one that a process works on now. `failures`
+    are the stages that failed and have not succeeded since, the latest last; those of `outdated` stages are about
+    another lock than the present one. `slim` tells which GPU code the image has if that is not all of it; `slimmed` are
+    the changed wheels of the last plan, with sizes in bytes.
     """
 
     platform: Platform
@@ -119,6 +120,7 @@ class ShownCell(ImpossibleCell):
     failed: str | None
     failures: tuple[Failure, ...]
     outdated: tuple[str, ...] = ()
+    running: RunningStage | None = field(default=None, metadata=records.OPTIONAL)
     slim: str | None = None
     slimmed: tuple[SlimSize, ...] = ()
 
@@ -175,7 +177,8 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     job = job_of(recipe, cell)
     head |= {"platform": job.platform, "spec": job.spec}
     path, folder = session.workspace.lock(recipe.name, cell.id), session.workspace.cell(recipe.name, cell.id)
-    failures = open_failures(runs(folder))
+    now = running(folder)
+    failures = open_failures(runs(folder), now)
     try:
         lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
         states = preview(job, session, RunOptions(until=STAGES[-1]))
@@ -186,15 +189,24 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     return ShownCell(
         **head,
         lock=_lock(CellRecords(folder).with_built(lock), path) if lock else None,
-        stages={
-            state.stage: "failed" if state.state == "run" and state.stage in failed else state.state for state in states
-        },
-        failed=next((f"{state.stage}: {state.why}" for state in states if state.why), None),
+        stages={state.stage: _state(state, failed, now) for state in states},
+        failed=next((f"{state.stage}: {state.why}" for state in states if state.why and not _is(now, state)), None),
         failures=failures,
         outdated=outdated,
+        running=now,
         slim=in_words(job),
         slimmed=_slimmed(folder),
     )
+
+
+def _state(preview: Preview, failed: set[str], now: RunningStage | None) -> str:
+    if _is(now, preview):
+        return "running"
+    return "failed" if preview.state == "run" and preview.stage in failed else preview.state
+
+
+def _is(now: RunningStage | None, preview: Preview) -> bool:
+    return now is not None and now.stage == preview.stage
 
 
 def _slimmed(folder: CellFolder) -> tuple[SlimSize, ...]:
@@ -257,6 +269,8 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
         yield from _failure_lines(cell.failures)
         return
     yield "  stages      " + ", ".join(f"{stage} {_STATES[state]}" for stage, state in cell.stages.items())
+    if cell.running:
+        yield f"  running     {running_text(cell.running)}"
     yield from _failure_lines(cell.failures, cell.outdated)
     if cell.failed and cell.failed.partition(":")[0] not in {failure.stage for failure in cell.failures}:
         yield f"  failed      {cell.failed}"

@@ -10,7 +10,7 @@ from builder.image.render.image_labels import slim_sizes, slim_text, stand_ins
 from builder.lock import lockfile
 from builder.pipeline import history
 from builder.pipeline.cell import CellRecords, passed
-from builder.pipeline.failure import Failure
+from builder.pipeline.failure import Failure, RunningStage
 from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
 
@@ -111,6 +111,7 @@ class CellRecordsView:
     verdict: Verdict | None = None
     publication: Publication | None = None
     runs: tuple[HistoryRun, ...] = ()
+    running: RunningStage | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -137,9 +138,9 @@ class CellRecordsView:
 
     def failures(self) -> tuple[Failure, ...]:
         """Return the failed stages with their reasons, the latest last: from past runs, or else from the records."""
-        if failures := history.open_failures(self.runs):
+        if failures := history.open_failures(self.runs, self.running):
             return failures
-        failure = self._recorded_failure()
+        failure = None if self.running else self._recorded_failure()
         return (failure,) if failure else ()
 
     def _recorded_failure(self) -> Failure | None:
@@ -175,7 +176,7 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
             state="no wheels",
             reason=without_wheels,
             command=f"jbuild why {cell.recipe} --cell {cell.id}",
-            failures=history.open_failures(view.runs),
+            failures=history.open_failures(view.runs, view.running),
             runs=recent,
         )
     failures = view.failures()
@@ -226,6 +227,7 @@ def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecor
         verdict=records.verdict(),
         publication=records.publication(),
         runs=history.runs(folder),
+        running=history.running(folder),
     )
 
 
@@ -243,6 +245,8 @@ def _state(view: CellRecordsView, failures: Sequence[Failure]) -> State:
 
 
 def _detail(state: State, view: CellRecordsView, failures: Sequence[Failure]) -> str:
+    if view.running:
+        return f"({view.running.stage} is running)"
     if failures:
         return "at " + ", ".join(failure.stage for failure in failures)
     if state == "stale":
