@@ -94,7 +94,8 @@ def failure_of(error: JbuildError) -> VerbFailure:
 def failed_text(failure: Failure) -> str:
     """Return the failed stage of a past run, its time and its cause, on one line."""
     when = f", {moment(failure.when)}" if failure.when else ""
-    return f"at {failure.stage}{when}: {printable(' '.join(failure.message.split()))}"
+    outdated = ", with another lock" if failure.outdated else ""
+    return f"at {failure.stage}{when}{outdated}: {printable(' '.join(failure.message.split()))}"
 
 
 def running_text(running: RunningStage) -> str:

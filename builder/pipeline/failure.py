@@ -12,6 +12,7 @@ class Failure:
     """The stage at which a run failed, and the error; `log` is the tail of a program's log.
 
     `when` is the end of the run (UTC, ISO 8601), `lock` identifies its lock; in the history the run itself has both.
+    `outdated` is true if the cell has another lock now.
     """
 
     stage: str
@@ -21,6 +22,7 @@ class Failure:
     log: str | None = None
     when: str | None = field(default=None, metadata=records.OPTIONAL)
     lock: str | None = field(default=None, metadata=records.OPTIONAL)
+    outdated: bool | None = field(default=None, metadata=records.OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -195,10 +195,12 @@ def running(folder: CellFolder) -> RunningStage | None:
     return RunningStage(stage=stages[-1], since=lines[stages.index(stages[-1])].when, finished=finished)
 
 
-def open_failures(recent: Sequence[HistoryRun], running_now: RunningStage | None = None) -> tuple[Failure, ...]:
+def open_failures(
+    recent: Sequence[HistoryRun], running_now: RunningStage | None = None, *, lock: Lock | None = None
+) -> tuple[Failure, ...]:
     """Return the failures of stages that have not succeeded since, in the order in which they happened.
 
-    A stage of `running_now` has not failed.
+    A stage of `running_now` has not failed; `lock` is the cell's present one, if it has one.
     """
     failures: dict[str, Failure] = {}
     for run in recent:
@@ -212,17 +214,16 @@ def open_failures(recent: Sequence[HistoryRun], running_now: RunningStage | None
             failures[run.failure.stage] = replace(run.failure, when=run.when, lock=run.lock)
     for stage in (*running_now.finished, running_now.stage) if running_now else ():
         failures.pop(stage, None)
-    return tuple(failures.values())
+    present = lock_identity(lock.as_written) if lock and failures else None
+    return tuple(
+        replace(failure, outdated=True) if present and failure.lock not in (None, present) else failure
+        for failure in failures.values()
+    )
 
 
 def lock_identity(lock: Lock) -> str:
     """Return what identifies a lock in the history: its packages, base image and models."""
     return records.fingerprint(lock.wheels, lock.base, lock.platform, lock.models)
-
-
-def is_of_another_lock(failure: Failure, lock: Lock | None) -> bool:
-    """Return whether a stage failed with another lock than this one."""
-    return failure.lock is not None and lock is not None and failure.lock != lock_identity(lock)
 
 
 def cut_off(folder: CellFolder) -> Failure | None:

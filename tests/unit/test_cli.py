@@ -188,7 +188,7 @@ def test_show_does_not_pass_off_a_failure_with_another_lock_as_one_with_this(jbu
     folder = CellFolder(path=project / "build" / "demo" / cell)
     for made_from, words in (
         (lock, "  failed      at audit, 2026-11-02 10:00 UTC: 1 error\n  next        waive it"),
-        (before, "  before      with another lock, at audit, 2026-11-02 10:00 UTC: 1 error\n"),
+        (before, "  before      at audit, 2026-11-02 10:00 UTC, with another lock: 1 error\n"),
     ):
         failure = history.Failure(stage="audit", message="1 error", hint="waive it")
         run = history.HistoryRun(
@@ -199,6 +199,14 @@ def test_show_does_not_pass_off_a_failure_with_another_lock_as_one_with_this(jbu
     shown = json.loads(jbuild("show", "demo", "--json")[1])["cells"][0]
     assert shown["outdated"] == ["audit"]
     assert shown["stages"]["audit"] == "run"
+    marked = "failed at audit, 2026-11-02 10:00 UTC, with another lock: 1 error"
+    assert marked in jbuild("matrix", "demo")[1]
+    listed = jbuild("list")[1]
+    assert f"demo: a cell {marked}; `jbuild show demo`" in listed
+    assert "2 (1 impossible)" in listed
+    reported = json.loads(jbuild("report", "demo", "--json")[1])["recipes"][0]["cells"][0]
+    assert (reported["state"], reported["failures"][0]["outdated"]) == ("locked", True)
+    assert "<b>Failed at audit, with another lock:</b> 1 error" in (project / "build" / "report.html").read_text()
 
 
 def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -> None:

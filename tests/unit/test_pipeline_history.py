@@ -122,18 +122,19 @@ def test_a_failure_knows_the_lock_that_it_is_about(session: Session, tmp_path: P
     lock, other = make_lock(make_locked_wheel("app")), make_lock(make_locked_wheel("app", "2.0"))
     run = make_run(session, lock)
     history.note(run, results("lock"), LockError("two errors"), "audit")
-    (failure,) = history.open_failures(history.runs(run.folder))
-    lockfile.write(tmp_path / "pylock.toml", lock)
-    assert not history.is_of_another_lock(failure, lockfile.read_file(tmp_path / "pylock.toml"))
-    assert history.is_of_another_lock(failure, other)
-    assert not history.is_of_another_lock(failure, None)
+    path = tmp_path / "pylock.toml"
+    lockfile.write(path, lock)
+    past = history.runs(run.folder)
+    for present in (None, lockfile.read_file(path), lockfile.read_unchecked(path)[0]):
+        assert [failure.outdated for failure in history.open_failures(past, lock=present)] == [None]
+    assert [failure.outdated for failure in history.open_failures(past, lock=other)] == [True]
 
 
 def test_a_failed_lock_is_about_no_lock(session: Session) -> None:
     run = make_run(session)
     history.note(run, (), LockError("no wheels"), "lock")
-    (failure,) = history.open_failures(history.runs(run.folder))
-    assert not history.is_of_another_lock(failure, make_lock(make_locked_wheel("app")))
+    past = history.runs(run.folder)
+    assert [failure.outdated for failure in history.open_failures(past, lock=make_lock())] == [None]
 
 
 def test_two_builds_that_differ_are_a_failure_until_a_second_build_is_equal_or_a_new_image(session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import click
 from builder.cli.cell_selection import open_session, select_cells, session_verb
 from builder.cli.results import as_text, failed_text, running_text, show, table, write
 from builder.cli.verb_options import FILE, cell_option, complete_recipes, json_option, output_option, refuse_options
-from builder.errors import DocumentError
+from builder.errors import DocumentError, LockError
 from builder.host import records
 from builder.host.console import Console
 from builder.host.paths import Workspace
@@ -106,26 +107,31 @@ class _CellState:
 
 def _states(cells: Sequence[Cell], workspace: Workspace) -> dict[str, _CellState]:
     """Return the states of those cells that have run."""
-    folders = {cell.id: workspace.cell(cell.recipe, cell.id) for cell in cells}
-    begun = {cell: folder for cell, folder in folders.items() if folder.path.is_dir()}
-    if not begun:
-        return {}
-    from builder.pipeline.history import open_failures, running, runs  # noqa: PLC0415  # slow to import
+    begun = (cell for cell in cells if workspace.cell(cell.recipe, cell.id).path.is_dir())
+    return {cell.id: _state(cell, workspace) for cell in begun}
 
-    now = {cell: running(folder) for cell, folder in begun.items()}
-    return {
-        cell: _CellState(failures=open_failures(runs(folder), now[cell]), running=now[cell])
-        for cell, folder in begun.items()
-    }
+
+def _state(cell: Cell, workspace: Workspace) -> _CellState:
+    from builder.lock import lockfile  # noqa: PLC0415  # slow to import
+    from builder.pipeline.history import open_failures, running, runs  # noqa: PLC0415  # and this
+
+    folder, path = workspace.cell(cell.recipe, cell.id), workspace.lock(cell.recipe, cell.id)
+    past, now = runs(folder), running(folder)
+    failures = open_failures(past, now)
+    if failures and path.is_file():
+        # A damaged lock is `jbuild show`'s to report.
+        with suppress(LockError):
+            failures = open_failures(past, now, lock=lockfile.read_unchecked(path)[0])
+    return _CellState(failures=failures, running=now)
 
 
 def _failure_lines(recipes: Sequence[ListedRecipe]) -> Iterator[str]:
     """Yield the failures of cells, each once with the number of cells that failed alike."""
     for recipe in recipes:
-        alike: dict[tuple[str, str], list[Failure]] = {}
+        alike: dict[tuple[object, ...], list[Failure]] = {}
         for failed in (recipe.failures or {}).values():
             for failure in failed:
-                alike.setdefault((failure.stage, failure.message), []).append(failure)
+                alike.setdefault((failure.stage, failure.message, failure.outdated), []).append(failure)
         for failures in alike.values():
             latest = max(failures, key=lambda failure: failure.when or "")
             count = f"{len(failures)} cells" if len(failures) > 1 else "a cell"
@@ -135,12 +141,13 @@ def _failure_lines(recipes: Sequence[ListedRecipe]) -> Iterator[str]:
 def _cell_counts(recipe: ListedRecipe) -> str:
     if recipe.cells is None:
         return "-"
-    failed, running = len(recipe.failures or ()), len(recipe.running or ())
+    failures = (recipe.failures or {}).values()
+    failed = sum(1 for failed in failures if any(not failure.outdated for failure in failed))
     counts = (
         (recipe.impossible, "impossible"),
         (recipe.unresolved, "without wheels"),
         (failed, "failed"),
-        (running, "running"),
+        (len(recipe.running or ()), "running"),
     )
     missing = ", ".join(f"{count} {word}" for count, word in counts if count)
     return f"{recipe.cells} ({missing})" if missing else str(recipe.cells)
@@ -303,6 +310,7 @@ def _remark(cell: MatrixCell) -> str:
         return f"impossible: {cell.impossible}"
     changed = f"changed: {', '.join(cell.changed)}" if cell.changed else ""
     running = f"running: {running_text(cell.running)}" if cell.running else ""
-    failed = f"failed {failed_text(cell.failures[-1])}" if cell.failures else ""
+    latest = sorted(cell.failures, key=lambda failure: not failure.outdated)[-1:]
+    failed = "".join(f"failed {failed_text(failure)}" for failure in latest)
     rest = (cell.unresolved,) if cell.unresolved else (failed, changed, cell.note)
     return "; ".join(filter(None, (running, *rest)))

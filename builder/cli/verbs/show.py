@@ -29,7 +29,7 @@ from builder.model.platforms import Platform
 from builder.model.recipes import Cell, Question, Recipe, Spec, TagRule
 from builder.pipeline.cell import CellRecords
 from builder.pipeline.failure import Failure, RunningStage
-from builder.pipeline.history import is_of_another_lock, open_failures, running, runs
+from builder.pipeline.history import open_failures, running, runs
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import Preview, preview
 from builder.recipe.matrix import job_of
@@ -178,21 +178,20 @@ def _cell(recipe: Recipe, cell: Cell, session: Session) -> AnyCell:
     head |= {"platform": job.platform, "spec": job.spec}
     path, folder = session.workspace.lock(recipe.name, cell.id), session.workspace.cell(recipe.name, cell.id)
     now = running(folder)
-    failures = open_failures(runs(folder), now)
     try:
         lock = lockfile.read(path, recipe=recipe.name, cell=cell.id)
         states = preview(job, session, RunOptions(until=STAGES[-1]))
     except JbuildError as error:
-        return UnreadCell(**head, error=failure_of(error), failures=failures)
-    outdated = tuple(failure.stage for failure in failures if is_of_another_lock(failure, lock))
-    failed = {failure.stage for failure in failures} - {*outdated}
+        return UnreadCell(**head, error=failure_of(error), failures=open_failures(runs(folder), now))
+    failures = open_failures(runs(folder), now, lock=lock)
+    failed = {failure.stage for failure in failures if not failure.outdated}
     return ShownCell(
         **head,
         lock=_lock(CellRecords(folder).with_built(lock), path) if lock else None,
         stages={state.stage: _state(state, failed, now) for state in states},
         failed=next((f"{state.stage}: {state.why}" for state in states if state.why and not _is(now, state)), None),
         failures=failures,
-        outdated=outdated,
+        outdated=tuple(failure.stage for failure in failures if failure.outdated),
         running=now,
         slim=in_words(job),
         slimmed=_slimmed(folder),
@@ -271,7 +270,7 @@ def _cell_lines(cell: AnyCell) -> Iterator[str]:
     yield "  stages      " + ", ".join(f"{stage} {_STATES[state]}" for stage, state in cell.stages.items())
     if cell.running:
         yield f"  running     {running_text(cell.running)}"
-    yield from _failure_lines(cell.failures, cell.outdated)
+    yield from _failure_lines(cell.failures)
     if cell.failed and cell.failed.partition(":")[0] not in {failure.stage for failure in cell.failures}:
         yield f"  failed      {cell.failed}"
 
@@ -283,13 +282,10 @@ def _slim_lines(cell: ShownCell) -> Iterator[str]:
         yield f"  slimmed     {slim_text(cell.slimmed)}"
 
 
-def _failure_lines(failures: Sequence[Failure], outdated: Sequence[str] = ()) -> Iterator[str]:
+def _failure_lines(failures: Sequence[Failure]) -> Iterator[str]:
     for failure in reversed(failures):
-        if failure.stage in outdated:
-            yield f"  before      with another lock, {failed_text(failure)}"
-            continue
-        yield f"  failed      {failed_text(failure)}"
-        if failure.hint:
+        yield f"  {'before' if failure.outdated else 'failed'}      {failed_text(failure)}"
+        if failure.hint and not failure.outdated:
             yield f"  next        {printable(failure.hint)}"
 
 

@@ -15,7 +15,7 @@ from builder.pipeline.order import STAGES
 from builder.project.page import page_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from builder.host.paths import CellFolder
     from builder.host.session import Session
@@ -89,8 +89,8 @@ class CellView:
 
     @property
     def failure(self) -> Failure | None:
-        """The latest of the failures."""
-        return self.failures[-1] if self.failures else None
+        """The latest of the failures that are about the present lock."""
+        return next((failure for failure in reversed(self.failures) if not failure.outdated), None)
 
     @property
     def anchor(self) -> str:
@@ -138,7 +138,7 @@ class CellRecordsView:
 
     def failures(self) -> tuple[Failure, ...]:
         """Return the failed stages with their reasons, the latest last: from past runs, or else from the records."""
-        if failures := history.open_failures(self.runs, self.running):
+        if failures := history.open_failures(self.runs, self.running, lock=self.lock):
             return failures
         failure = None if self.running else self._recorded_failure()
         return (failure,) if failure else ()
@@ -176,11 +176,12 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
             state="no wheels",
             reason=without_wheels,
             command=f"jbuild why {cell.recipe} --cell {cell.id}",
-            failures=history.open_failures(view.runs, view.running),
+            failures=history.open_failures(view.runs, view.running, lock=view.lock),
             runs=recent,
         )
     failures = view.failures()
-    state = _state(view, failures)
+    failed = [failure.stage for failure in failures if not failure.outdated]
+    state = _state(view, failed)
     same = not view.is_stale and view.done("push")
     difference = None
     if view.lock and not same:
@@ -189,10 +190,10 @@ def cell_view(cell: Cell, session: Session, without_wheels: str | None) -> CellV
     return replace(
         bare,
         state=state,
-        detail=_detail(state, view, failures),
+        detail=_detail(state, view, failed),
         command=_command(cell, state, view),
         failures=failures,
-        steps=_steps(view, failures),
+        steps=_steps(view, failed),
         lock=view.lock,
         audit=page_parts.audit_view(view.audit) if view.audit else None,
         image=view.image,
@@ -231,8 +232,8 @@ def _read_records(cell: Cell, session: Session, folder: CellFolder) -> CellRecor
     )
 
 
-def _state(view: CellRecordsView, failures: Sequence[Failure]) -> State:
-    if failures:
+def _state(view: CellRecordsView, failed: Collection[str]) -> State:
+    if failed:
         return "failed"
     if view.is_stale:
         return "stale"
@@ -244,18 +245,17 @@ def _state(view: CellRecordsView, failures: Sequence[Failure]) -> State:
     return reached
 
 
-def _detail(state: State, view: CellRecordsView, failures: Sequence[Failure]) -> str:
+def _detail(state: State, view: CellRecordsView, failed: Collection[str]) -> str:
     if view.running:
         return f"({view.running.stage} is running)"
-    if failures:
-        return "at " + ", ".join(failure.stage for failure in failures)
+    if failed:
+        return f"at {', '.join(failed)}"
     if state == "stale":
         return "the lock is newer"
     return view.verdict.level if view.verdict and state in {"smoked", "published"} else ""
 
 
-def _steps(view: CellRecordsView, failures: Sequence[Failure]) -> tuple[StageView, ...]:
-    failed = {failure.stage for failure in failures}
+def _steps(view: CellRecordsView, failed: Collection[str]) -> tuple[StageView, ...]:
     seconds = {result.stage: result.seconds for run in view.runs for result in run.stages if result.ran}
     steps = []
     for stage in view.stages:
