@@ -40,7 +40,7 @@ def container(silent_s: float, last_line: str = "loading weights") -> Any:
 @pytest.mark.parametrize(
     ("level", "emulated", "before_s", "told"),
     [
-        ("emulated", True, None, "under emulation this usually takes about 3 min"),
+        ("emulated", True, None, "under emulation this usually takes about 2 min"),
         ("emulated-forward", False, None, ""),
         ("cpu", False, None, ""),
         ("emulated", True, 364.0, "last time it took 6 min"),
