@@ -11,6 +11,7 @@ import pytest
 from build_factory import make_build, make_tool
 from cell_builds import lock_on_paper
 from factories import DIGEST, make_job, make_lock, make_locked_wheel, make_spec, make_wheel
+from packaging.requirements import Requirement
 from sources import make_sdist
 from tiny_index import TinyIndex, tiny_index
 
@@ -22,6 +23,7 @@ from builder.lock import locked_builds, lockfile, resolve
 from builder.lock.explanation import why
 from builder.lock.graph import unmet_requirements
 from builder.lock.lock_check import check_lock
+from builder.lock.single_build import index_with_wheel, single_build
 from builder.lock.stage import current_lock, lock_cell
 from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.locks import LockedBase
@@ -107,6 +109,31 @@ def test_what_lacks_a_wheel_is_built(session: Session, public: TinyIndex, capsys
     assert [build.name for build in made.builds or ()] == ["ext"]
     assert ("ext 1.1 built from the source archive", "no wheel fits the cell") in [(r.rule, r.why) for r in made.rules]
     assert "helper" in made.versions
+
+
+def test_a_version_without_a_source_names_the_versions_with_one(
+    session: Session, public: TinyIndex, tmp_path: Path
+) -> None:
+    with pytest.raises(NoWheelsError, match=r"has no source of ext 9\.9") as caught:
+        single_build(Requirement("ext==9.9"), cell(None), make_lock(), session)
+    assert caught.value.hint == "there are sources of 1.1, 1.0"
+    client_of.cache_clear()
+    for version in ("2.0", "3.0", "4.0"):
+        public.add(make_sdist(tmp_path / "newer", "ext", version))
+    with pytest.raises(NoWheelsError) as caught:
+        single_build(Requirement("ext==1.0.5"), cell(None), make_lock(), session)
+    assert caught.value.hint == "there are sources of 1.1, 1.0, 2.0; the newest is 4.0"
+
+
+def test_an_index_that_has_a_wheel_of_a_package_is_named(session: Session, public: TinyIndex, tmp_path: Path) -> None:
+    client_of.cache_clear()
+    public.add(make_wheel(tmp_path / "public", "app", "2.0", tag="cp39-cp39-win_amd64"))
+    found = {
+        text: index_with_wheel(Requirement(text), cell(None), session)
+        for text in ("app==1.0", "app==2.0", "app==3.0", "ext==1.0", "absent==1.0")
+    }
+    assert found.pop("app==1.0") == "uv's default index"
+    assert set(found.values()) == {None}
 
 
 def test_without_builds_it_is_a_conflict(session: Session, public: TinyIndex) -> None:

@@ -22,7 +22,7 @@ from builder.host.files import disk_errors
 from builder.host.paths import check_cache
 from builder.host.session import Session
 from builder.host.units import duration, gib, size_of
-from builder.lock.single_build import single_build
+from builder.lock.single_build import index_with_wheel, single_build
 from builder.lock.stage import lock_with_history
 from builder.model.builds import BuildOptions
 
@@ -120,6 +120,8 @@ def _obtained(
     with session.console.working_on(job.cell.id):
         lock = lock_with_history(job, session)
         single = single_build(package, job, lock, session)
+        if index := index_with_wheel(package, job, session):
+            session.console.say(f"{job.cell.id}: {index} has a wheel of {package} with fitting tags; this one is built")
         built = obtain_wheel(request_of(single.build, job, lock, options, session), session)
     path = _copied(built, output, session) if output else wheel_path(built, session)
     if single.unmet:
