@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from typing import TYPE_CHECKING
@@ -86,8 +87,12 @@ def _download_index(interpreter: LockedInterpreter, platform: Platform) -> dict[
     return {_key(interpreter, platform): entry}
 
 
-def install_python(arguments: Sequence[str], session: Session, *, artifact: str, cache: Path | None = None) -> None:
+def install_python(
+    arguments: Sequence[str], session: Session, *, artifact: str, cache: Path | None = None, retries: int | None = None
+) -> None:
     """Let uv install an interpreter; `arguments` are its own, and `cache` is the folder for the archive.
+
+    With `retries`, uv tries a server that does not answer only so often again, unless the user has set how often.
 
     Raises:
         NetworkError, IntegrityError: it cannot be fetched or verified.
@@ -97,6 +102,8 @@ def install_python(arguments: Sequence[str], session: Session, *, artifact: str,
     env = uv_environment(session.config, session.workspace.cache) | {"UV_PYTHON_DOWNLOADS": "manual"}
     if cache:
         env["UV_PYTHON_CACHE_DIR"] = str(cache)
+    if retries is not None:
+        env["UV_HTTP_RETRIES"] = os.environ.get("UV_HTTP_RETRIES", str(retries))
     try:
         with session.console.task(f"fetching {artifact}", unit="steps") as task:
             run(argv, env=env, timeout_s=_FETCH_S, on_line=task.note)

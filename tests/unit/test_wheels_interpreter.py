@@ -231,6 +231,21 @@ def test_a_release_that_cannot_be_had_is_said(own: Session, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert said.startswith(f"warning: one: CPython {python}.9 cannot be fetched: the server answers 404")
     assert f"CPython {found.version} compiles instead, so the layers differ from those of other machines" in said
+    assert said.endswith("; set a mirror that this machine can reach: `mirror` under [python] in jbuild.toml\n")
+
+
+def test_a_server_that_is_down_costs_one_more_try(
+    own: Session, mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.delenv("UV_HTTP_RETRIES")
+    monkeypatch.setattr(
+        SimpleHTTPRequestHandler, "do_GET", lambda handler: (asked.append(handler.path), handler.send_error(503))
+    )
+    python = own_minor()
+    provide_compiler(make_lock(platform=make_platform(python=python), compiler=f"{python}.9"), own)
+    assert "the server answers 503" in capsys.readouterr().err
+    assert len(asked) == 2
 
 
 def test_no_compiler_at_all(own: Session, capsys: pytest.CaptureFixture[str]) -> None:

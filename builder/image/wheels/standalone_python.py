@@ -33,11 +33,13 @@ def provide_compiler(lock: Lock, session: Session) -> Compiler | None:
     if pinned is None or (compiler and compiler.version == pinned):
         return compiler
     try:
-        install_python(["--install-dir", str(folder), f"cpython@{pinned}"], session, artifact=f"CPython {pinned}")
+        # Something else compiles if the server is down, so uv does not try for long.
+        argv = ["--install-dir", str(folder), f"cpython@{pinned}"]
+        install_python(argv, session, artifact=f"CPython {pinned}", retries=1)
     except JbuildError as error:
         fallback = f"CPython {compiler.version} compiles instead" if compiler else "nothing is compiled"
-        effect = "so the layers differ from those of other machines"
-        session.console.warn(f"{lock.cell}: {error.message}; {fallback}, {effect}")
+        parts = (error.message, f"{fallback}, so the layers differ from those of other machines", error.hint)
+        session.console.warn(f"{lock.cell}: {'; '.join(filter(None, parts))}")
         return compiler
     return find_compiler(python, pinned, folder)
 
