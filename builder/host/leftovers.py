@@ -16,6 +16,7 @@ from builder.host.engine.docker import find_engine
 from builder.host.engine.temporary import EngineLeftovers, find_engine_leftovers
 from builder.host.file_locks import abandoned
 from builder.host.files import is_left_over
+from builder.host.units import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ class Leftovers:
             "temporary image": len(self.engine.tags),
             "temporary file or folder": len(self.paths),
         }
-        return ", ".join(_counted(count, noun) for noun, count in counts.items() if count)
+        return ", ".join(count_of(count, noun) for noun, count in counts.items() if count)
 
 
 def clear(session: Session, *, dry_run: bool = False) -> Leftovers:
@@ -136,9 +137,3 @@ def _remove_from_engine(left: EngineLeftovers, engine: Engine) -> EngineLeftover
         containers = tuple(name for name in left.containers if remove_container(client, name))
         tags = tuple(name for name in left.tags if forget_tag(client, name))
     return EngineLeftovers(containers=containers, tags=tags)
-
-
-def _counted(count: int, noun: str) -> str:
-    first, _, rest = noun.partition(" or ")
-    plural = f"{first}s or {rest}s" if rest else f"{noun}s"
-    return f"{count} {noun if count == 1 else plural}"

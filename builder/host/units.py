@@ -1,4 +1,4 @@
-"""Times and sizes as people read them."""
+"""Times, sizes and counts as people read them."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def megabytes(size: int) -> str:
 def gib(size: int) -> str:
     """Return bytes in GiB, without the unit."""
     return f"{size / _GIB:.2f}"
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 problem` or, for `file or folder`, `2 files or folders`."""
+    first, _, rest = noun.partition(" or ")
+    plural = f"{first}s or {rest}s" if rest else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"

@@ -148,7 +148,9 @@ def _check_tags(document: Document, recipe: Recipe, facts_by_cell: CellFacts) ->
                 return
             tag = placeholders.fill(template, placeholders.in_tag(facts))
             if problem := value_checks.tag(tag):
-                document.problem(path, f"{problem} (in cell {cell.id})")
+                # A tag without placeholders has been checked as it is.
+                if placeholders.names(template):
+                    document.problem(path, f"{problem} (in cell {cell.id})")
                 return
             owner, owner_template = owners.setdefault((repository, tag), (cell, template))
             # Cells may compete for a moving tag: the newest versions get it.

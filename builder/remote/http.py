@@ -39,6 +39,8 @@ MOST_REDIRECTS = 10
 TOO_MANY_REQUESTS = 429
 # Longer waits are shown in minutes.
 _LONG_WAIT_S = 300
+# Shorter ones are silent after the first.
+_WAIT_TO_NOTE_S = 10.0
 _SERVER_FAULT = 500
 # 5xx answers that a retry does not change: not implemented, version, full, loop.
 _LASTING_FAULTS = frozenset({501, 505, 507, 508})
@@ -158,7 +160,7 @@ class Retry:
 
     Waits double from `first_wait_s` (seconds), with jitter. A `Retry-After` beyond `longest_wait_s` ends the tries,
     because an earlier one would be refused. No try begins later than `within_s` after the first. `on_retry` receives
-    a message with the reason and the wait.
+    a message with the reason and the wait, for a reason that it knows only before a long wait.
     """
 
     tries: int = 5
@@ -185,23 +187,26 @@ class Retry:
         Raises:
             requests.RequestException: the last failure.
         """
-        failures, reached = 0, progress() if progress else 0
+        failures, reached, known = 0, progress() if progress else 0, set[str]()
         start_s = self.clock()
         while True:
             try:
                 return attempt()
             except requests.RequestException as error:
                 if progress and progress() > reached:
-                    failures, reached = 0, progress()
+                    failures, reached, known = 0, progress(), set()
                 failures += 1
                 wait = self._wait_s(error, failures)
                 if wait is None or self.clock() + wait > start_s + self.within_s:
                     raise
                 if self.on_retry:
-                    self.on_retry(
-                        f"{(explain or reason)(error)}; trying again in {wait:.1f} s ({failures + 1} of {self.tries})"
-                    )
+                    self._announce((explain or reason)(error), wait, failures + 1, known)
             self.sleep(wait)
+
+    def _announce(self, why: str, wait_s: float, number: int, known: set[str]) -> None:
+        if self.on_retry and (why not in known or wait_s >= _WAIT_TO_NOTE_S):
+            known.add(why)
+            self.on_retry(f"{why}; trying again in {wait_s:.1f} s ({number} of {self.tries})")
 
     def _wait_s(self, error: requests.RequestException, failures: int) -> float | None:
         if failures >= self.tries or not is_transient(error):

@@ -135,7 +135,7 @@ def test_a_rate_limited_upload_is_not_begun_anew(registry: Registry) -> None:
         assert (front.asked("POST "), front.asked("PUT "), front.asked("DELETE ")) == (1, 3, 0)
     assert [line.partition(";")[0] for line in said] == [
         "the server answers 429 Too Many Requests and asks to wait 1 s"
-    ] * 2
+    ]
 
 
 def test_a_large_blob_is_asked_for_by_its_head_alone(registry: Registry, tmp_path: Path) -> None:

@@ -567,6 +567,7 @@ def test_mistakes(tmp_path: Path, old: str, new: str, expected: tuple[int | None
 
 TAGS: list[tuple[str, tuple[str, str | None]]] = [
     ('["{vllm}:{release}"]', ("`0.15.1:bookworm` is not a tag: letters, digits, `_`, `.` and `-`, at most 128", None)),
+    ('["my tag!"]', ("`my tag!` is not a tag: letters, digits, `_`, `.` and `-`, at most 128", None)),
     ('["cpu-{vllm}", "cpu-{vllm}"]', ("`cpu-{vllm}` is listed twice", None)),
     ('["a-{vllm}", "a-{cell}", "a-0.15.1"]', ("two templates give the same tag `a-0.15.1`", "remove one of them")),
     (

@@ -150,6 +150,24 @@ def test_somebody_is_told_why() -> None:
     assert told == ["the server answers 503; trying again in 0.5 s (2 of 5)"]
 
 
+def test_one_fact_is_told_once_and_a_long_wait_each_time() -> None:
+    told: list[str] = []
+    policy = Retry(sleep=lambda _: None, jitter=lambda: 1.0, on_retry=told.append)
+    policy.run(failing(answer(503), answer(503), answer(502), answer(503)))
+    assert [text.partition(";")[0] for text in told] == ["the server answers 503", "the server answers 502"]
+    told.clear()
+    policy.run(failing(answer(429, Retry_After="30"), answer(429, Retry_After="30")))
+    assert [text[-8:] for text in told] == ["(2 of 5)", "(3 of 5)"]
+
+
+def test_after_progress_a_cut_is_news() -> None:
+    told: list[str] = []
+    amounts = iter([0, 10, 10, 20, 20, 20, 20])
+    policy = Retry(sleep=lambda _: None, jitter=lambda: 1.0, on_retry=told.append)
+    policy.run(failing(answer(503), answer(503)), progress=lambda: next(amounts))
+    assert len(told) == 2
+
+
 def chained(outer: Exception, inner: BaseException) -> requests.RequestException:
     outer.__cause__ = inner
     return outer  # type: ignore[return-value]

@@ -16,7 +16,7 @@ from builder.cli.run_view import finished_cell, summary
 from builder.errors import NoWheelsError, SmokeError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.units import duration
+from builder.host.units import count_of, duration
 from builder.model.audits import Audit, Finding
 from builder.model.locks import Locked
 from builder.model.publications import Publication, TagWithheld
@@ -148,6 +148,14 @@ def test_failures_are_counted_and_named(session: Session) -> None:
 )
 def test_time(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(1, "problem", "1 problem"), (2, "problem", "2 problems"), (0, "file or folder", "0 files or folders")],
+)
+def test_counts_have_their_number(count: int, noun: str, text: str) -> None:
+    assert count_of(count, noun) == text
 
 
 def test_references_are_every_tag_in_every_registry() -> None:

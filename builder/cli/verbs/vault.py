@@ -14,7 +14,7 @@ from builder.cli.verb_options import cell_option, complete_recipes, refuse_optio
 from builder.errors import CellsFailedError, IntegrityError, JbuildError, UsageError
 from builder.host.paths import check_cache
 from builder.host.session import Session
-from builder.host.units import size_of
+from builder.host.units import count_of, size_of
 from builder.model.vaults import Vault
 from builder.publish.vault.vault_folder import VaultFolder
 from builder.publish.vault.vault_registry import PushedVault, pull_vault, push_vault
@@ -209,4 +209,4 @@ def _findings_text(result: CheckedVault) -> str:
         return f"{whole}, all as in the catalogue"
     lines = [f"  {finding.path}: {finding.says}" for finding in result.findings]
     advice = f"remove damaged and unknown files, then run `jbuild vault RECIPE --output {result.folder}` again"
-    return "\n".join([f"{whole}, {len(lines)} problems", *lines, advice])
+    return "\n".join([f"{whole}, {count_of(len(lines), 'problem')}", *lines, advice])
