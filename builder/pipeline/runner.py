@@ -113,6 +113,7 @@ def _run_at_once(
 ) -> list[CellResult]:
     def stop() -> None:
         # Threads do not see Ctrl-C: end their programs, and stop them at their next step of progress.
+        session.console.note("stopping all cells and removing their containers")
         session.console.cancel()
         process.end_all()
         _remove_containers(session)

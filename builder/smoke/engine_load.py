@@ -71,6 +71,10 @@ def loaded(
             yield reference
             if keep_as:
                 _tag(client, reference, keep_as)
+        except KeyboardInterrupt:
+            if not present:
+                console.note("removing the loaded image from the engine")
+            raise
         finally:
             if not present:
                 forget_tag(client, reference)

@@ -108,6 +108,9 @@ def started(run: SmokeRun, launch: Launch, client: DockerClient, log: Path) -> I
     with temporary_container(client, launch.arguments(), log, launch.files) as container:
         try:
             yield container
+        except KeyboardInterrupt:
+            run.console.note(f"{run.name}: interrupted; removing the container")
+            raise
         finally:
             container.settle()
             peaks = [peak for peak in (run.peak_memory_bytes, container.log.peak_memory_bytes) if peak]

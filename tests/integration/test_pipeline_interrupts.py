@@ -45,14 +45,15 @@ def front(index: Index, tmp_path: Path) -> Iterator[Front]:
         yield running
 
 
-def end(project: Project, running: Running, how: Callable[[Running], None]) -> None:
-    """End a run and check what it leaves."""
+def end(project: Project, running: Running, how: Callable[[Running], None]) -> str:
+    """End a run, check what it leaves, and return what it said."""
     how(running)
     done = running.wait(_WITHIN_S)
     assert_interrupted(done)
     assert project.half_written() == []
     assert project.containers(done.process) == []
     nothing_runs(project)
+    return done.stderr
 
 
 def nothing_runs(project: Project) -> None:
@@ -142,7 +143,8 @@ def test_while_smoking(finished: Project, how: Callable[[Running], None]) -> Non
     (finished.cell / "smoke.log").unlink()
     running = finished.start("recipe", finished.name, "--push")
     running.until(lambda: _ready(finished.cell.parent))
-    end(finished, running, how)
+    said = end(finished, running, how)
+    assert f"\n{CELL}: interrupted; removing the container\n" in said
     assert finished.temporary_names() == []
     assert (finished.cell / "smoke.json").read_text() == before
     finished.misbehave("")
@@ -174,7 +176,7 @@ def test_two_cells_at_once(finished: Project, how: Callable[[Running], None]) ->
     running = finished.start("recipe", finished.name, "--jobs", "2")
     logs = finished.cell.parent
     running.until(lambda: len(_ready(logs)) == 2, timeout_s=90)
-    end(finished, running, how)
+    assert "\nstopping all cells and removing their containers\n" in end(finished, running, how)
     assert finished.temporary_names() == []
 
 

@@ -116,6 +116,16 @@ def test_the_image_is_there_for_the_block_only(built: tuple[Image, Path], engine
     assert reference not in names(client)
 
 
+def test_an_interrupt_says_that_the_image_is_removed(
+    built: tuple[Image, Path], engine: Engine, client: DockerClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, layout = built
+    with pytest.raises(KeyboardInterrupt), loaded(image, layout, engine, Console(quiet=True)) as name:
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "removing the loaded image from the engine\n"
+    assert not exists(client, name)
+
+
 def test_the_console_says_when_only_the_engine_works(
     built: tuple[Image, Path], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
