@@ -97,6 +97,7 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, help="runs of each case (default 3)")
     parser.add_argument("--without-pip", action="store_true", help="omit `pip install`, the slowest build")
+    parser.add_argument("--only", choices=["model"], help="only bake in large models; do not write the page")
     parser.add_argument("--slim", type=Path, metavar="RECIPE", help="compare slimmed builds of a cell with whole ones")
     parser.add_argument("--cell", default="sm=8.7", help="the cell of RECIPE (default sm=8.7)")
     parser.add_argument("--folder", type=Path, help="pack layers of RECIPE below this folder")
@@ -108,7 +109,18 @@ def main() -> int:
     # An exception starts the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with running_workshop(scale.apt) as shop:
-        figures = measure(shop, scale, options.runs or scale.runs, with_pip=not options.without_pip)
+        figures, models = Figures(), [make_model(shop.folder / f"model-{seed}", scale.model, seed) for seed in range(2)]
+        requires = requires_of(scale, scale.versions[0])
+        shop.write({"a": requires}, models[0])
+        # The engine with a network runs this step: it is the same for all builds and is not measured.
+        shop.jbuild("system", "--registry", f"{shop.registry.host}/base", DOCKER_HOST=shop.networked)
+        if not options.only:
+            measure(shop, scale, figures, options.runs or scale.runs, models, with_pip=not options.without_pip)
+        for kind in WEIGHTS:
+            large(shop, scale, figures, requires, models[0], kind)
+    if options.only:
+        print("\n".join(baked_models(figures, scale)))
+        return 0
     text = page(figures, scale, "--small" if options.small else "")
     print(text)
     if not options.small:
@@ -116,14 +128,9 @@ def main() -> int:
     return 0
 
 
-def measure(shop: Workshop, scale: Scale, runs: int, *, with_pip: bool) -> Figures:
-    """Measure every case."""
-    figures = Figures()
-    models = [make_model(shop.folder / f"model-{seed}", scale.model, seed) for seed in range(2)]
+def measure(shop: Workshop, scale: Scale, figures: Figures, runs: int, models: list[Path], *, with_pip: bool) -> None:
+    """Measure the builds of cells."""
     before, after = (requires_of(scale, version) for version in scale.versions)
-    shop.write({"a": before}, models[0])
-    # The engine with a network runs this step: it is the same for all builds and is not measured.
-    shop.jbuild("system", "--registry", f"{shop.registry.host}/base", DOCKER_HOST=shop.networked)
     shop.jbuild("render")
     for _ in range(runs):
         ours(shop, scale, figures, before, after, models)
@@ -134,9 +141,6 @@ def measure(shop: Workshop, scale: Scale, runs: int, *, with_pip: bool) -> Figur
     if with_pip:
         shop.cold()
         figures.add("pip cold", dockerfile(shop, "pip", wheels, models[0]))
-    for kind in WEIGHTS:
-        large(shop, scale, figures, before, models[0], kind)
-    return figures
 
 
 def requires_of(scale: Scale, version: str) -> tuple[str, ...]:
@@ -282,6 +286,15 @@ def copied(source: Path, target: Path) -> float:
     return time.monotonic() - start
 
 
+def baked_models(figures: Figures, scale: Scale) -> tuple[str, ...]:
+    """Return the lines about large models."""
+    return (
+        f"Baking in a model of {scale.large_model / 1e9:.1f} GB (lock, build, push; aim: ≤ 1.4 times):",
+        "",
+        *(f"- {description}: {baking(figures, kind)}" for kind, description in WEIGHTS.items()),
+    )
+
+
 def baking(figures: Figures, kind: str) -> str:
     """Return the time of a build with a large model, compared with reading, hashing and writing the model once."""
     once, baked = figures.median(f"{kind} once"), figures.median(f"{kind} baked")
@@ -313,9 +326,7 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
         f"{figures.median('jbuild cold') / compiled:.2f} of that time (aim: ≤ 0.13).",
         f"Upload to the registry when only {scale.changing} changed: {uploaded / 1e6:.1f} MB, {times} (without",
         "bytecode; aim: ≤ 1.1).",
-        f"Baking in a model of {scale.large_model / 1e9:.1f} GB (lock, build, push; aim: ≤ 1.4 times):",
-        "",
-        *(f"- {description}: {baking(figures, kind)}" for kind, description in WEIGHTS.items()),
+        *baked_models(figures, scale),
     )
     lines = (
         f"`.venv/bin/python {command}`, {machine()}.",

@@ -11,6 +11,9 @@ from builder.model.slimming import SlimRules
 ENVIRONMENT = "/opt/venv"
 # The time of every file of a layer, 1980-01-01: the earliest in a zip archive.
 EPOCH = 315532800
+# A wheel or a model's file from this size on (bytes, compressed) has its own layer, so that other changes do
+# not transfer it again.
+OWN_LAYER_FROM = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from builder.host.files import disk_errors
 from builder.model.model_files import HubFile, ModelFile
 from builder.models import model_store
 from builder.models.folder import readable
+from builder.models.layer_hash import hashing_layer, remember_layer
 from builder.models.model_checks import check_fetched, check_file
 from builder.remote import http
 from builder.remote.artifact import RegistryFetcher
@@ -103,7 +104,7 @@ def fetchers(source: HubSource | RegistrySource, config: Config) -> Callable[[Hu
 
 
 def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -> str:
-    """Download one file into the store and return its sha256; `name` is for messages.
+    """Download one file of the model `name` into the store and return its sha256.
 
     Raises:
         ModelError, NetworkError, RegistryError, IntegrityError: as `fetch_model` does.
@@ -124,13 +125,15 @@ def obtain(name: str, fetcher: ModelFetcher, models: Path, progress: Progress) -
 def _fetch(name: str, fetcher: ModelFetcher, partial: Path, models: Path, progress: Progress) -> str:
     file = fetcher.file
     expected = Expected(sha256=file.sha256, size=file.size, git_id=file.git_id)
-    sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress)
-    try:
-        check_file(name, file.path, partial, fetcher.uri)
-    except ModelError:
-        partial.unlink()
-        raise
-    model_store.adopt(models, partial, sha256)
+    with hashing_layer(name, file.path, file.size) as framed:
+        sha256 = download(fetcher.fetch, fetcher.mismatch, partial, expected, progress, framed)
+        try:
+            check_file(name, file.path, partial, fetcher.uri)
+        except ModelError:
+            partial.unlink()
+            raise
+        model_store.adopt(models, partial, sha256)
+        remember_layer(models, sha256, framed)
     if file.git_id:
         model_store.remember(models, _git_key(file), sha256)
     return sha256

@@ -15,6 +15,7 @@ from builder.models.adapters import refuse_adapter
 from builder.models.content_flaws import LONGEST_POINTER
 from builder.models.fetch import fetchers, obtain
 from builder.models.folder import list_folder, readable
+from builder.models.layer_hash import hashing_layer, remember_layer
 from builder.models.model_checks import check_selected, check_weights
 from builder.models.remote_headers import remote_tensors
 from builder.models.selection import is_weight, select
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from builder.host.config import Config
     from builder.host.console import Console
     from builder.host.session import Session
+    from builder.host.threaded_hash import ThreadedHash
     from builder.model.model_files import HubFile, HubListing
     from builder.model.recipes import Model
 
@@ -127,28 +129,34 @@ class _Hashing:
         file = self.folder / path
         key = model_store.key_of(file, before)
         if not self.copying:
-            return self._read(file, key, None, progress)
-        with model_store.partial(self.models, key, progress.token.check) as partial:
+            return self._read(file, key, progress)
+        with (
+            model_store.partial(self.models, key, progress.token.check) as partial,
+            hashing_layer(self.name, path, before.st_size) as framed,
+        ):
             # Another process may have copied it meanwhile.
             cached = model_store.remembered(self.models, key)
             if cached:
                 progress.advance(before.st_size)
                 return cached
             try:
-                sha256 = self._read(file, key, partial, progress)
+                sha256 = self._read(file, key, progress, partial, framed)
                 model_store.adopt(self.models, partial, sha256)
+                remember_layer(self.models, sha256, framed)
             finally:
                 # A partial copy is useless, since the user's file may change.
                 partial.unlink(missing_ok=True)
             return sha256
 
-    def _read(self, path: Path, key: str, copy: Path | None, progress: Progress) -> str:
-        """Return the sha256 of a file that does not change meanwhile, and record it."""
+    def _read(
+        self, path: Path, key: str, progress: Progress, copy: Path | None = None, framed: ThreadedHash | None = None
+    ) -> str:
+        """Return the sha256 of a file that does not change meanwhile, and record it; write `copy`, if there is one."""
         start_ns = time.time_ns()
         with readable(self.name), path.open("rb") as file:
             if copy:
                 with copy.open("w+b") as target:
-                    content = PartialFile(target, Expected(), progress)
+                    content = PartialFile(target, Expected(), progress, framed)
                     content.copy_from(file)
                 sha256 = content.sha256
             else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from builder.errors import IntegrityError
     from builder.host.concurrency import Progress
+    from builder.host.threaded_hash import ThreadedHash
 
 BLOCK = 1 << 20
 # `FICLONE` of linux/fs.h: share the blocks of another file.
@@ -77,19 +78,27 @@ class PartialBlob:
 class PartialFile(PartialBlob):
     """The beginning of a file on disk, which an earlier run may have written."""
 
-    def __init__(self, file: IO[bytes], expected: Expected, progress: Progress) -> None:
-        """Take a file open for reading and writing."""
-        self.expected, self.progress, self._file = expected, progress, file
+    def __init__(
+        self, file: IO[bytes], expected: Expected, progress: Progress, framed: ThreadedHash | None = None
+    ) -> None:
+        """Take a file open for reading and writing; `framed` gets its bytes, too."""
+        self.expected, self.progress, self._file, self._framed = expected, progress, file, framed
         super().__init__(file.write, expected.size)
 
     def _reset(self) -> None:
         super()._reset()
-        # The only hash that hubs list for small files.
-        self._git = hashlib.sha1(b"blob %d\x00" % (self.expected.size or 0), usedforsecurity=False)
+        # The only hash that hubs list for small files; of large ones, it would take as long as the other.
+        start, expected = b"blob %d\x00" % (self.expected.size or 0), self.expected.git_id and not self.expected.sha256
+        self._git = hashlib.sha1(start, usedforsecurity=False) if expected else None
+        if self._framed:
+            self._framed.restart()
 
     def _count(self, block: bytes) -> None:
+        if self._framed:
+            self._framed.update(block)
         super()._count(block)
-        self._git.update(block)
+        if self._git:
+            self._git.update(block)
         self.progress.advance(len(block))
 
     def resume(self) -> None:
@@ -127,8 +136,8 @@ class PartialFile(PartialBlob):
             return f"{self.size} bytes or more, expected {self.expected.size}"
         if self.expected.sha256:
             return None if self.sha256 == self.expected.sha256 else self._differs("sha256", self.sha256)
-        git_id = self._git.hexdigest()
-        return None if self.expected.git_id in (None, git_id) else self._differs("git id", git_id)
+        git_id = self._git.hexdigest() if self._git else None
+        return None if self.expected.git_id == git_id else self._differs("git id", str(git_id))
 
     def _differs(self, kind: str, actual: str) -> str:
         return f"{kind} {actual}, expected {self.expected.sha256 or self.expected.git_id}"
@@ -140,8 +149,11 @@ def download(
     path: Path,
     expected: Expected,
     progress: Progress,
+    framed: ThreadedHash | None = None,
 ) -> str:
     """Have `fetch` append the missing bytes of the file at `path`, and return its sha256.
+
+    `framed` gets the bytes of the file, too.
 
     Raises:
         IntegrityError: the source serves other bytes (the error is `mismatch`'s); the file is removed.
@@ -149,7 +161,7 @@ def download(
     """
     path.touch()
     with path.open("r+b") as file:
-        content = PartialFile(file, expected, progress)
+        content = PartialFile(file, expected, progress, framed)
         content.resume()
         resumed = content.size > 0
         try:

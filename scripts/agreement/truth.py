@@ -17,14 +17,13 @@ from agreement.stand_in import make_stand_ins
 from agreement.system import system_image
 from agreement.wheel_files import write_wheels
 from builder.audit.wheel_reader import listing
-from builder.host import records
+from builder.host import records, tarball
 from builder.host.engine.docker import find_engine
 from builder.host.engine.emulation import emulator_settings
 from builder.host.process import run
 from builder.image.layers.cell_layers import SYSTEM_HOME
 from builder.image.layers.layer import environment_entries
 from builder.image.layers.standalone import extract
-from builder.image.oci import tarball
 from builder.lock.stage import lock_cell
 from builder.model.images import ENVIRONMENT, site_packages
 

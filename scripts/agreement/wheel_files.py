@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from builder.audit import wheel_reader
 from builder.audit.byte_source import File, MalformedError
+from builder.host import tarball
 from builder.host.file_locks import scratch
 from builder.image.layers.layer import LayerWork, WheelsLayer
 from builder.image.layers.standalone import extract
-from builder.image.oci import tarball
 from builder.image.wheels.bytecode import bytecode_pool
 from builder.remote.wheelhouse import fetch
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.host import tarball
 from builder.host.files import temp_folder
 from builder.host.interpreters import Compiler
 from builder.image.layers.cell_layers import CellLayers
 from builder.image.layers.layer import FilesLayer, LayerWork, ModelLayer, WheelsLayer
 from builder.image.layers.standalone import extract, link_model
-from builder.image.oci import tarball
 from builder.image.wheels.bytecode import bytecode_pool
 from builder.model.images import site_packages
 from builder.remote.wheelhouse import fetch

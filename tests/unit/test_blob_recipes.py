@@ -12,8 +12,8 @@ import pytest
 from factories import locked, make_wheel
 from layer_files import make, wheels_layer
 
+from builder.host import tarball
 from builder.host.config import LayerCompression
-from builder.image.oci import tarball
 from builder.image.oci.layout import blob, image_blobs, put, put_image
 from builder.image.oci.pack import pack
 from builder.model.slimming import SlimRules

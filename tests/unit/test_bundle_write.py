@@ -14,9 +14,9 @@ import pytest
 from bundled_cell import CREATED, LOCK, TESTED, image_of, make_cell, make_layers
 
 from builder.errors import IntegrityError, JbuildError, UsageError
-from builder.host import records
+from builder.host import records, tarball
 from builder.image.oci import layout as oci
-from builder.image.oci import tarball, virtual_blob
+from builder.image.oci import virtual_blob
 from builder.model.bundles import Bundle
 from builder.model.images import Descriptor
 from builder.pipeline.history import LastPublication

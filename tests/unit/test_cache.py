@@ -16,11 +16,12 @@ from image_factory import LAYERS, ONE, build
 from layer_files import wheels_layer
 
 from builder.errors import LockError
+from builder.host import tarball
 from builder.host.file_locks import alone, in_use
 from builder.host.files import mark_used
 from builder.host.paths import Workspace
 from builder.image.layers.pack_layers import pack_layers
-from builder.image.oci import tarball, virtual_blob
+from builder.image.oci import virtual_blob
 from builder.image.oci.layout import blob
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile

@@ -11,12 +11,12 @@ import zstandard
 from factories import make_plan, make_settings
 
 from builder.host.config import Config
+from builder.host.tarball import file_of
 from builder.image.build.reproduce import first_difference
 from builder.image.layers.layer import FilesLayer
 from builder.image.layers.pack_layers import pack_layers
 from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import blob, is_whole, layer_content, put, read_config, read_image
-from builder.image.oci.tarball import file_of
 
 if TYPE_CHECKING:
     from builder.host.session import Session

@@ -18,10 +18,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, DiskError
+from builder.host import tarball
 from builder.host.config import LayerCompression
 from builder.image.layers.layer import LayerWork
 from builder.image.oci import pack as pack_module
-from builder.image.oci import tarball
 from builder.image.oci.layout import blob
 from builder.image.oci.pack import compression_key, pack, pack_layer
 from builder.model.images import EPOCH

@@ -13,10 +13,11 @@ import pytest
 from factories import make_model
 
 from builder.errors import IntegrityError, ModelError
+from builder.host import tarball
 from builder.host.config import LayerCompression
 from builder.image.build.reproduce import members
 from builder.image.layers.layer import LayerWork, ModelLayer
-from builder.image.oci import tarball, virtual_blob
+from builder.image.oci import virtual_blob
 from builder.image.oci.layout import (
     blob,
     damaged_blobs,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.audit.gather_facts import rules_to_apply
 from builder.host import records
+from builder.host.tarball import file_of
 from builder.image import runtime
 from builder.image.layers.layer import (
     FilesLayer,
@@ -18,7 +19,6 @@ from builder.image.layers.layer import (
     environment_entries,
 )
 from builder.image.layers.layer_groups import model_layers, wheel_layers
-from builder.image.oci.tarball import file_of
 from builder.image.precompile.cell_modules import cell_modules
 from builder.image.wheels.standalone_python import ARCHIVE_FORMAT
 from builder.image.wheels.wheel_entries import variant

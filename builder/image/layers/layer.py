@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import ModelError
 from builder.host.files import temp_folder
-from builder.image.oci.tarball import (
-    FILE_MODE,
+from builder.host.tarball import (
     Content,
     LayerEntry,
     entries_below,
@@ -25,6 +24,7 @@ from builder.image.wheels.wheel_plan import owners, plan_wheel
 from builder.image.wheels.wheel_slimmer import WheelSlimmer
 from builder.model.images import ENVIRONMENT
 from builder.models import model_store
+from builder.models.layer_hash import model_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -199,8 +199,7 @@ class ModelLayer:
                     where=str(stored),
                     hint="run it again with `--from render`, which fetches what is missing",
                 )
-            path = f"models/{self.model.name}/{file.path}"
-            yield LayerEntry(path, FILE_MODE, file.size, (Content(str(stored), file.size, file.sha256),))
+            yield model_entry(self.model.name, file.path, Content(str(stored), file.size, file.sha256))
 
 
 def environment_entries(python: str, home: str) -> tuple[LayerEntry, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.host.toml import documents
+from builder.model.images import OWN_LAYER_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from builder.model.model_files import LockedModel, ModelFile
     from builder.model.wheels import LockedWheel
 
-# A wheel or a model's file from this size on (bytes, compressed) has its own layer, so that other changes do
-# not transfer it again.
-_OWN_LAYER_FROM = 100_000_000
 # The most layers on the base, and the number of those without wheels or models: system, interpreter,
 # environment, runtime, working folder.
 MOST_LAYERS = 24
@@ -99,8 +97,8 @@ def model_layers(models: Sequence[LockedModel], *, wheels: int) -> tuple[LockedM
 
 
 def _units(model: LockedModel) -> list[tuple[ModelFile, ...]]:
-    small = tuple(file for file in model.files if file.size < _OWN_LAYER_FROM)
-    return [*([small] if small else []), *((file,) for file in model.files if file.size >= _OWN_LAYER_FROM)]
+    small = tuple(file for file in model.files if file.size < OWN_LAYER_FROM)
+    return [*([small] if small else []), *((file,) for file in model.files if file.size >= OWN_LAYER_FROM)]
 
 
 def _merge_two(units: list[tuple[ModelFile, ...]]) -> None:
@@ -117,10 +115,7 @@ def _alone(grouped: dict[str, list[LockedWheel]], room: int) -> frozenset[str]:
     version of one wheel could change another one's layer.
     """
     large = [
-        wheel.name
-        for members in reversed(grouped.values())
-        for wheel in members
-        if (wheel.size or 0) >= _OWN_LAYER_FROM
+        wheel.name for members in reversed(grouped.values()) for wheel in members if (wheel.size or 0) >= OWN_LAYER_FROM
     ]
     return frozenset(large[: max(room, 0)])
 

@@ -70,7 +70,8 @@ def _pack_missing(
         TaskGroup(_AT_ONCE, token=token) as group,
     ):
         progress = Progress(token=group.token, on_bytes=task.advance)
-        run = _Run(missing, group, lambda layer: _pack(layer, pool, folder, progress, session))
+        threads = max(1, (os.cpu_count() or 2) // min(_AT_ONCE, len(missing)))
+        run = _Run(missing, group, lambda layer: _pack(layer, pool, folder, progress, session, threads))
         try:
             fetch(list(run.wheels.values()), session, on_fetched=run.arrived)
         except StoppedError:
@@ -80,9 +81,15 @@ def _pack_missing(
         return run.result()
 
 
-def _pack(layer: LayerSource, pool: BytecodePool | None, folder: Path, progress: Progress, session: Session) -> Packed:
+def _pack(
+    layer: LayerSource,
+    pool: BytecodePool | None,
+    folder: Path,
+    progress: Progress,
+    session: Session,
+    threads: int,
+) -> Packed:
     work = LayerWork(pool=pool, scratch=folder, advance=progress.advance)
-    threads = max(1, (os.cpu_count() or 2) // _AT_ONCE)
     return pack_layer(layer, work, session.config.layers, session.workspace, progress.token.check, threads)
 
 

@@ -8,12 +8,12 @@ import shutil
 import tarfile
 from typing import TYPE_CHECKING
 
+from builder.host import tarball
 from builder.host.chunk_stream import as_file
 from builder.host.concurrency import Progress, map_with_progress
 from builder.host.file_locks import scratch
 from builder.host.files import atomic_folder, disk_errors
 from builder.image.layers.layer import LayerWork, ModelLayer
-from builder.image.oci import tarball
 from builder.image.oci.layout import layer_content
 from builder.image.oci.pack import find_packed
 from builder.image.wheels.bytecode import bytecode_pool

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import BuildError, IntegrityError
-from builder.host import records
+from builder.host import records, tarball
 from builder.host.files import disk_errors, mark_used, temp_file
-from builder.image.oci import tarball, virtual_blob
+from builder.host.threaded_hash import ThreadedHash
+from builder.image.oci import virtual_blob
 from builder.image.oci.layout import blob, is_present, mark_blob_used
 from builder.model.images import Descriptor, SlimmedWheel
+from builder.models.layer_hash import known_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -126,42 +128,60 @@ def _pack_layer(
     check: Callable[[], object],
     threads: int,
 ) -> Packed:
-    if not layer.is_stored:
-        content = tarball.blocks(layer.segments(work))
-        return pack(content, compression, workspace.images, lambda _: check(), threads=threads)
-    segments = list(layer.segments(work))
-    packed = _virtual_blob(segments, workspace, work.advance)
-    fast = replace(compression, level=_WEIGHTS_LEVEL)
-    return packed or pack(tarball.blocks(segments), fast, workspace.images, work.advance, threads=threads)
+    if layer.is_stored:
+        segments = tuple(tarball.merged(layer.segments(work)))
+        known = known_layer(workspace.models, segments)
+        if _is_virtual(segments):
+            return _virtual_blob(segments, known, workspace, work.advance)
+        fast = replace(compression, level=_WEIGHTS_LEVEL)
+        return _compressed(segments, known, fast, workspace, work.advance, threads)
+    content = tarball.blocks(layer.segments(work))
+    return pack(content, compression, workspace.images, lambda _: check(), threads=threads)
+
+
+def _is_virtual(segments: Sequence[bytes | tarball.Content]) -> bool:
+    """Return whether a layer of stored files needs no file of its own."""
+    literal = sum(len(segment) for segment in segments if isinstance(segment, bytes))
+    return literal <= _MOST_LITERAL and not _shrinks(_read_sample(tarball.blocks(segments)))
 
 
 def _virtual_blob(
-    segments: Sequence[bytes | tarball.Content], workspace: Workspace, on_bytes: Callable[[float], object]
-) -> Packed | None:
-    """Return the virtual blob of a layer of stored files, or None if the layer needs a file of its own."""
-    literal = sum(len(segment) for segment in segments if isinstance(segment, bytes))
-    if literal > _MOST_LITERAL or _shrinks(_read_sample(tarball.blocks(segments))):
-        return None
-    digest = hashlib.sha256()
-    for block in tarball.blocks(segments):
-        digest.update(block)
-        on_bytes(len(block))
-    name = f"sha256:{digest.hexdigest()}"
+    segments: Sequence[bytes | tarball.Content],
+    known: str | None,
+    workspace: Workspace,
+    on_bytes: Callable[[float], object],
+) -> Packed:
     size = sum(len(segment) if isinstance(segment, bytes) else segment.size for segment in segments)
-    virtual_blob.write(workspace.images, name, _merge_literals(segments))
+    if known:
+        on_bytes(size)
+    else:
+        digest = hashlib.sha256()
+        for block in tarball.blocks(segments):
+            digest.update(block)
+            on_bytes(len(block))
+    name = f"sha256:{known or digest.hexdigest()}"
+    virtual_blob.write(workspace.images, name, segments)
     return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
 
 
-def _merge_literals(segments: Iterable[bytes | tarball.Content]) -> Iterator[bytes | tarball.Content]:
-    """Yield the segments with consecutive literal ones joined."""
-    literal = bytearray()
-    for segment in segments:
-        if isinstance(segment, tarball.Content):
-            yield from (bytes(literal), segment)
-            literal.clear()
-        else:
-            literal += segment
-    yield bytes(literal)
+def _compressed(
+    segments: Sequence[bytes | tarball.Content],
+    known: str | None,
+    compression: LayerCompression,
+    workspace: Workspace,
+    on_bytes: Callable[[float], object],
+    threads: int,
+) -> Packed:
+    def verify(diff_id: str) -> None:
+        if known and diff_id != f"sha256:{known}":
+            raise tarball.ChangedError(*(segment.path for segment in files))
+
+    files = [segment for segment in segments if isinstance(segment, tarball.Content)]
+    if known:
+        # The hash of the whole verifies the file, too.
+        segments = [segment if isinstance(segment, bytes) else replace(segment, sha256=None) for segment in segments]
+    blocks = tarball.blocks(segments)
+    return pack(blocks, compression, workspace.images, on_bytes, threads=threads, verify=verify)
 
 
 def _key(name: str, compression: LayerCompression) -> str:
@@ -175,11 +195,13 @@ def pack(
     on_bytes: Callable[[float], object],
     *,
     threads: int | None = None,
+    verify: Callable[[str], object] = lambda _: None,
 ) -> Packed:
     """Compress a tar stream into a blob of a layout; the result does not depend on the number of processors.
 
     `threads` compress, by default one a processor. Content that does not compress, such as the weights of many models,
-    is stored uncompressed, which also saves a device the decompression.
+    is stored uncompressed, which also saves a device the decompression. `verify` gets the diff ID before there is a
+    blob; it may raise.
 
     Raises:
         OSError: the stream cannot be read, or the blob cannot be written.
@@ -188,8 +210,8 @@ def pack(
     sample = _read_sample(blocks)
     threads = threads or os.cpu_count() or 1
     compressor = _compressor(compression, threads) if _shrinks(sample) else None
-    inner, outer, size = hashlib.sha256(), hashlib.sha256(), 0
-    with temp_file(layout / "blobs" / "sha256") as temporary:
+    outer, size = hashlib.sha256(), 0
+    with temp_file(layout / "blobs" / "sha256") as temporary, ThreadedHash() as inner:
         with temporary.open("wb") as file:
 
             def write(data: bytes) -> int:
@@ -202,10 +224,12 @@ def pack(
                 size += write(compressor.compress(block) if compressor else block)
                 on_bytes(len(block))
             size += write(compressor.flush()) if compressor else 0
-        temporary.replace(blob(layout, f"sha256:{outer.hexdigest()}"))
+        digest = f"sha256:{outer.hexdigest()}"
+        diff_id = f"sha256:{inner.hexdigest()}" if compressor else digest
+        verify(diff_id)
+        temporary.replace(blob(layout, digest))
     kind = f"{_MEDIA_TYPE}+{compression.kind}" if compressor else _MEDIA_TYPE
-    descriptor = Descriptor(media_type=kind, digest=f"sha256:{outer.hexdigest()}", size=size)
-    return Packed(blob=descriptor, diff_id=f"sha256:{(inner if compressor else outer).hexdigest()}")
+    return Packed(blob=Descriptor(media_type=kind, digest=digest, size=size), diff_id=diff_id)
 
 
 def _read_sample(blocks: Iterator[bytes]) -> list[bytes]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.image.oci.tarball import Content
+    from builder.host.tarball import Content
 
 # The folder of their records in a layout.
 FOLDER = "pieces"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.host import tarball
 from builder.host.records import as_bytes
-from builder.image.oci import tarball
+from builder.host.tarball import LayerEntry, entries_below, file_of
 from builder.image.oci.assemble import CREATED
 from builder.image.oci.layout import put_image
 from builder.image.oci.pack import pack
-from builder.image.oci.tarball import LayerEntry, entries_below, file_of
 from builder.image.runtime import FOLDER
 from builder.image.runtime.warm_start import CONDITIONS, FILES
 from builder.image.runtime.warm_start import FOLDER as WARM

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, ProgramFailedError
 from builder.host.concurrency import TaskGroup
 from builder.host.process import PipedProgram
+from builder.host.tarball import file_of
 from builder.host.toml import documents
-from builder.image.oci.tarball import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
     from builder.host.interpreters import Compiler
+    from builder.host.tarball import LayerEntry
     from builder.host.toml.documents import Table
-    from builder.image.oci.tarball import LayerEntry
 
     _Source = tuple[str, bytes]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder.audit.byte_source import File, Plain
 from builder.foundry.wheel_names import record_digest
 from builder.host.files import temp_file
-from builder.image.oci.tarball import LayerEntry, file_of
+from builder.host.tarball import LayerEntry, file_of
 from builder.image.wheels.wheel_plan import FLAWS, INTERPRETER, record_text, unusable
 from builder.image.wheels.zip_content import ZipContent
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.errors import IntegrityError
 from builder.host.files import sha256_of
-from builder.image.oci.tarball import FILE_MODE, PROGRAM_MODE
+from builder.host.tarball import FILE_MODE, PROGRAM_MODE
 from builder.image.wheels.aliases import alias_files
 from builder.model.images import ENVIRONMENT, site_packages
 

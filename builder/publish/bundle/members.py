@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
-from builder.image.oci import tarball
+from builder.host import tarball
 from builder.model.bundles import BundleFile
 from builder.remote.registry.upload import BytesBlob
 

@@ -91,6 +91,18 @@ def segments(entries: Iterable[LayerEntry]) -> Iterator[bytes | Content]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
+def merged(content: Iterable[bytes | Content]) -> Iterator[bytes | Content]:
+    """Yield the segments of a tar with consecutive literal ones joined: literal ones first, last and in between."""
+    literal = bytearray()
+    for segment in content:
+        if isinstance(segment, Content):
+            yield from (bytes(literal), segment)
+            literal.clear()
+        else:
+            literal += segment
+    yield bytes(literal)
+
+
 def _missing(folder: str, folders: AbstractSet[str]) -> list[str]:
     """Return the folders down to one that are not there yet, the outermost first."""
     names = []
