@@ -91,6 +91,11 @@ VARIANTS = (
         tables=_LEAST,
     ),
     Variant(
+        name="gpu-warm",
+        description="least, with a second image that has what the first start compiled",
+        tables={**_LEAST, "image": {**_LEAST["image"], "warm": True}},
+    ),
+    Variant(
         name="gpu-other",
         description="slimmed for a GPU that the machine does not have",
         tables={
