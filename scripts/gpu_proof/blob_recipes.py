@@ -1,7 +1,7 @@
 """Takes images to a machine without a network that has most of their files: as recipes and literal bytes.
 
-`encode` writes the recipes of the images' blobs, `pack` cuts them into parts that fit a transfer, and `decode` on the
-other machine makes the same blobs again.
+`encode` writes the recipes of the images' blobs, and `pack` cuts them into parts that fit a transfer. On the other
+machine, `find` looks for the files that the recipes need, and `decode` makes the same blobs again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from builder.host.paths import Workspace
 from builder.image.oci import layout
 from gpu_proof.decode_blobs import Kitchen, MissingFilesError, decode
 from gpu_proof.encode_blobs import encode
+from gpu_proof.far_files import find_files, recorded_files
 from gpu_proof.literals import expand
 from gpu_proof.recipe_file import LITERALS, RECIPES, read_recipes
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; the exit code is 1 on an error."""
     options = _parser().parse_args(arguments)
     try:
-        {"encode": _encode, "pack": _pack, "decode": _decode}[options.step](options)
+        {"encode": _encode, "pack": _pack, "find": _find, "decode": _decode}[options.step](options)
     except (JbuildError, MissingFilesError, OSError, ValueError) as error:
         print(f"blob_recipes: {error}", file=sys.stderr)
         return 1
@@ -60,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--have", type=Path, action="append", default=[], help="folder whose files the other machine gets"
     )
+    step.add_argument(
+        "--installed", type=Path, action="append", default=[], help="wheel whose files the other machine has"
+    )
     step.add_argument("--level", type=int, default=12, help="zstd's level for literals (default: 12)")
     step.add_argument("--without", action="append", default=[], help="digest of an image that the other machine has")
     step.add_argument("--unchecked", action="store_true", help="do not pack each blob again to compare it")
@@ -68,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("output", type=Path)
     step.add_argument("--also", type=Path, action="append", default=[], help="another file to take along")
     step.add_argument("--mib", type=int, default=60, help="the largest part (default: 60)")
+    step = steps.add_parser("find", help="look on the other machine for the files that the recipes need")
+    step.add_argument("encoded", type=Path, help="the folder of the recipes")
+    step.add_argument("output", type=Path, help="gets an inventory of the files")
+    step.add_argument("folder", type=Path, nargs="+", help="where to look")
     step = steps.add_parser("decode", help="make the blobs again")
     step.add_argument("parts", type=Path, help="the folder of the parts, or of the recipes")
     step.add_argument("layout", type=Path)
@@ -82,6 +90,7 @@ def _encode(options: argparse.Namespace) -> None:
         row["digest"] for row in json.loads((options.layout / "index.json").read_text())["manifests"]
     ]
     inventory = set(_inventory(options.inventory)) | set(_files_by_sha256(options.have))
+    inventory |= {sha256 for wheel in options.installed for sha256 in recorded_files(wheel)}
     others = [layout.read_image(options.layout, digest, options.platform) for digest in options.without]
     encode(
         [layout.read_image(options.layout, digest, options.platform) for digest in images],
@@ -119,6 +128,19 @@ def _cut(file: IO[bytes], folder: Path, size: int) -> Iterator[dict[str, Any]]:
         (folder / name).write_bytes(data)
         yield {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         number += 1
+
+
+def _find(options: argparse.Namespace) -> None:
+    needed = read_recipes(options.encoded).files()
+    found = find_files(needed, options.folder)
+    lines = (f"{source.sha256} {source.size} {found[source.sha256]}\n" for source in needed if source.sha256 in found)
+    options.output.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+    missing = [source for source in needed if source.sha256 not in found]
+    _say(f"{len(found)} of {len(needed)} files are here, {sum(source.size for source in missing) / 1e6:.1f} MB are not")
+    for source in missing:
+        _say(f"missing {source.sha256} {source.size}")
+    if missing:
+        raise MissingFilesError(f"{len(missing)} files are missing; decode needs a folder with them (--have)")
 
 
 def _decode(options: argparse.Namespace) -> None:

@@ -39,10 +39,7 @@ class Kitchen:
             MissingFilesError: some are missing or have another size.
         """
         self._recipes, self._literals, self._files = recipes, literals, files
-        needed = {at for recipe in recipes.blobs for kind, at, _ in recipe.steps if kind == "source"}
-        needed |= {original for at in needed if (original := recipes.sources[at].original) is not None}
-        sources = [recipes.sources[at] for at in sorted(needed)]
-        missing = [source for source in sources if not source.steps and not self._is_here(source)]
+        missing = [source for source in recipes.files() if not self._is_here(source)]
         if missing:
             names = ", ".join(str(files.get(source.sha256, source.sha256)) for source in missing[:3])
             raise MissingFilesError(f"{len(missing)} files are missing or have another size: {names}")

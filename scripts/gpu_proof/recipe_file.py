@@ -51,6 +51,12 @@ class Recipes:
     sources: tuple[Source, ...]
     blobs: tuple[BlobRecipe, ...]
 
+    def files(self) -> tuple[Source, ...]:
+        """Return the files that the receiver must have."""
+        needed = {at for recipe in self.blobs for kind, at, _ in recipe.steps if kind == "source"}
+        needed |= {original for at in needed if (original := self.sources[at].original) is not None}
+        return tuple(source for at in sorted(needed) if not (source := self.sources[at]).steps)
+
 
 def write_recipes(folder: Path, recipes: Recipes) -> None:
     """Write the recipes to a folder."""

@@ -1,7 +1,7 @@
 """The recipes of the proof on a GPU: the shipped recipe for Hopper GPUs, and variants that differ in one table each.
 
-scripts/gpu_proof/variants.py FOLDER [--quantised FOLDER] [--golden FILE] writes them into the recipes folder of a
-jbuild project.
+scripts/gpu_proof/variants.py FOLDER [--only VARIANT] [--quantised FOLDER] [--golden FILE] writes them into the recipes
+folder of a jbuild project, and prints their names in the order in which to build them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
@@ -21,6 +21,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHECKOUT = Path(__file__).parents[2]
 SHIPPED = CHECKOUT / "recipes" / "vllm-0.20.2-gpu.toml"
@@ -67,13 +70,13 @@ _LEAST: dict[str, dict[str, Any]] = {
     "server": {"environment": {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}},
 }
 VARIANTS = (
+    Variant(name="gpu-slim", description="without the GPU code for other GPUs", tables={"image": _SLIM}),
     Variant(
         name="gpu-whole",
         description="all GPU code of torch, vLLM and NVIDIA's libraries",
         # 295 MB of kernels for other GPUs, one a file, would only have to travel.
         tables={"image": {"slim": False, "slim-packages": {"flashinfer-cubin": True}}},
     ),
-    Variant(name="gpu-slim", description="without the GPU code for other GPUs", tables={"image": _SLIM}),
     Variant(
         name="gpu-lean",
         description="slimmed, without packages that a text model on one GPU does not use",
@@ -86,6 +89,11 @@ VARIANTS = (
         name="gpu-least",
         description="lean, without files that a text model on one GPU does not open",
         tables=_LEAST,
+    ),
+    Variant(
+        name="gpu-warm",
+        description="least, with a second image that has what the first start compiled",
+        tables={**_LEAST, "image": {**_LEAST["image"], "warm": True}},
     ),
     Variant(
         name="gpu-other",
@@ -117,36 +125,44 @@ def main() -> None:
     """Write the recipes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="the project's folder")
+    parser.add_argument("--only", action="append", metavar="VARIANT", help="a variant to write (default: all)")
     parser.add_argument("--quantised", type=Path, metavar="FOLDER", help="a GPTQ model, for a recipe of its own")
     parser.add_argument("--golden", type=Path, metavar="FILE", help="golden tokens of scripts/reference_tokens.py")
     options = parser.parse_args()
-    shipped = tomllib.loads(SHIPPED.read_text())
+    documents = list(documents_of(options.golden, options.quantised))
+    names = [variant.name for variant, _ in documents]
+    if unknown := set(options.only or ()) - set(names):
+        parser.error(f"--only: there is no variant {min(unknown)}: they are {', '.join(names)}")
     recipes = options.folder / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
-    for variant in VARIANTS:
-        write(recipes, recipe_of(shipped, variant))
-        if options.golden:
-            copy_golden(options.golden, recipes, variant)
-    if options.golden:
-        write(recipes, recipe_of(shipped, WRONG_GOLDEN))
-        write_wrong_golden(options.golden, golden_file(recipes, WRONG_GOLDEN))
-    for variant in QUANTISED if options.quantised else ():
-        quantised = recipe_of(shipped, variant)
-        source = str(options.quantised.absolute())
-        quantised["models"] = [{"name": "smollm2-135m-instruct-gptq", "source": source, "licence": "Apache-2.0"}]
-        write(recipes, quantised)
+    for variant, document in documents:
+        if options.only and variant.name not in options.only:
+            continue
+        write(recipes, document)
+        if options.golden and variant not in QUANTISED:
+            write_golden(options.golden, recipes, variant)
+        print(variant.name)
 
 
-def copy_golden(golden: Path, recipes: Path, variant: Variant) -> None:
+def documents_of(golden_tokens: Path | None, quantised: Path | None) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Yield the variants and the documents of their recipes, in the order in which to build them."""
+    shipped = tomllib.loads(SHIPPED.read_text())
+    for variant in (*VARIANTS, *((WRONG_GOLDEN,) if golden_tokens else ())):
+        yield variant, recipe_of(shipped, variant)
+    if quantised:
+        model = {"name": "smollm2-135m-instruct-gptq", "source": str(quantised.absolute()), "licence": "Apache-2.0"}
+        for variant in QUANTISED:
+            yield variant, {**recipe_of(shipped, variant), "models": [model]}
+
+
+def write_golden(recorded: Path, recipes: Path, variant: Variant) -> None:
     """Write the golden tokens of a variant."""
-    target = golden_file(recipes, variant)
+    target = recipes / "golden" / f"{variant.name}.toml"
     target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(golden, target)
-
-
-def golden_file(recipes: Path, variant: Variant) -> Path:
-    """Return the file of a variant's golden tokens."""
-    return recipes / "golden" / f"{variant.name}.toml"
+    if variant is WRONG_GOLDEN:
+        write_wrong_golden(recorded, target)
+    else:
+        shutil.copyfile(recorded, target)
 
 
 def recipe_of(shipped: dict[str, Any], variant: Variant) -> dict[str, Any]:

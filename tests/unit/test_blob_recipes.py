@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import random
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=90_000) for sm in (80, 87, 90))),))
 OTHER_GPU = make_library((make_container(*(make_entry(f"sm_{sm}", size=80_000) for sm in (90, 120))),))
 HOPPER = SlimRules(sms=(90,), same_major=False)
+LEVEL = LayerCompression().level
 WEIGHTS = bytes(random.Random(1).choices(b"abcdefgh", k=300_000))
 
 
@@ -104,7 +106,7 @@ def test_only_what_the_receiver_cannot_make_travels(image: Image, encoded: Path)
     assert [kind for kind, _, _ in travelling.steps] == ["literal"]
     slimmed = [source for source in recipes.sources if source.original is not None]
     assert {recipes.sources[source.original or 0].sha256 for source in slimmed} == {theirs.sha256, travelling.sha256}
-    assert [recipe.level for recipe in recipes.blobs if recipe.blob in image.layers] == [None, 6, 6, 1]
+    assert [recipe.level for recipe in recipes.blobs if recipe.blob in image.layers] == [None, LEVEL, LEVEL, 1]
     assert (encoded / LITERALS).stat().st_size < len(WEIGHTS)
 
 
@@ -115,6 +117,29 @@ def test_blobs_that_the_receiver_has_do_not_travel(
     argv = ["encode", str(session.workspace.images), str(tmp_path / "other"), "--image", other.digest]
     assert blob_recipes.main([*argv, "--without", image.digest, "--unchecked"]) == 0
     assert [recipe.blob for recipe in read_recipes(tmp_path / "other").blobs] == [other.manifest, other.config]
+
+
+def test_the_receiver_looks_for_the_files_of_wheels_that_it_has_installed(
+    tmp_path: Path,
+    session: Session,
+    image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(blob_recipes.Workspace, "current", lambda: session.workspace)
+    (wheel,) = session.workspace.cache.rglob("*.whl")
+    encoded, made = tmp_path / "encoded", tmp_path / "made"
+    argv = ["encode", str(session.workspace.images), str(encoded), "--image", image.digest, "--installed", str(wheel)]
+    assert blob_recipes.main([*argv, "--unchecked"]) == 0
+    site = tmp_path / "site"
+    find = ["find", str(encoded), str(tmp_path / "found"), str(site)]
+    assert blob_recipes.main(find) == 1
+    assert f"missing {hashlib.sha256(GPU).hexdigest()} {len(GPU)}" in capsys.readouterr().out
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    assert blob_recipes.main(find) == 0
+    assert blob_recipes.main(["decode", str(encoded), str(made), "--inventory", str(tmp_path / "found")]) == 0
+    assert all(blob(made, part.digest).is_file() for part in image_blobs(image))
 
 
 def test_a_file_of_the_receiver_that_changed(

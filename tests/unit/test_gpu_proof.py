@@ -55,6 +55,34 @@ def test_variants_get_the_golden_tokens_and_a_recipe_with_wrong_ones(
     assert (tmp_path / "recipes" / "gpu-golden.toml").is_file()
 
 
+def test_only_the_chosen_variants_are_written_in_the_order_of_building(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["variants.py", str(tmp_path), "--only", "gpu-least", "--only", "gpu-slim"]
+    monkeypatch.setattr(sys, "argv", argv)
+
+    variants.main()
+
+    assert capsys.readouterr().out.split() == ["gpu-slim", "gpu-least"]
+    assert sorted(path.name for path in (tmp_path / "recipes").iterdir()) == ["gpu-least.toml", "gpu-slim.toml"]
+
+
+def test_a_quantised_variant_needs_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["variants.py", str(tmp_path), "--only", "gpu-gptq"]
+    monkeypatch.setattr(sys, "argv", argv)
+
+    with pytest.raises(SystemExit):
+        variants.main()
+    assert "there is no variant gpu-gptq: they are gpu-slim, gpu-whole" in capsys.readouterr().err
+
+    monkeypatch.setattr(sys, "argv", [*argv, "--quantised", str(tmp_path / "model")])
+    variants.main()
+    recipe = (tmp_path / "recipes" / "gpu-gptq.toml").read_text()
+    assert f'source = "{tmp_path / "model"}"' in recipe
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_a_bundle_names_its_image_whole_or_in_parts(tmp_path: Path, *, split: bool) -> None:
     document = json.dumps({"recipe": "gpu-lean", "cell": "vllm0.20.2-sm90"}).encode()
