@@ -109,9 +109,14 @@ def test_the_script_prints_the_conditions_of_its_container(tmp_path: Path) -> No
         shutil.copy(script, tmp_path)
     spec = Spec(models=(Model(name="tiny", source="./tiny"),), server=ServerSpec(max_model_len=512))
     (tmp_path / "server.json").write_text(server_json(spec))
-    argv = [sys.executable, "-SE", str(tmp_path / "warm_start.py")]
-    environment = {"PATH": os.environ["PATH"], "JBUILD_EXTRA_ARGS": "--enforce-eager", "TRITON_INTERPRET": "1"}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=100)
+    (tmp_path / "environ").write_bytes(
+        b"PATH=/usr/bin\0JBUILD_EXTRA_ARGS=--enforce-eager\0TRITON_INTERPRET=1\0TRITON_LIBCUDA_PATH=/usr/lib\0"
+        b"CUDA_VISIBLE_DEVICES=1\0"
+    )
+    program = "import warm_start, pathlib; warm_start.main(pathlib.Path('environ'))"
+    argv = [sys.executable, "-SE", "-c", f"import sys; sys.path.insert(0, '.'); {program}"]
+    environment = {"PATH": os.environ["PATH"], "TRITON_INTERPRET": "0"}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=100)
     assert json.loads(done.stdout) == {
         "sm": None,
         "driver": None,

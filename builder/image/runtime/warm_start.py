@@ -1,7 +1,7 @@
 """A warm image's caches: files that an earlier start compiled, which spare this start the same work.
 
 Runs inside images on Python 3.8 and later, with nothing but the standard library. By itself it prints the conditions of
-a start in this container, as JSON: a cache of these conditions fits.
+the start of this container's server, as JSON: a cache of these conditions fits.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CACHE = Path("/cache")
 _MAJOR, _MINOR = 75, 76
 # Variables that choose what is compiled, by the names of their programs.
 _COMPILING = re.compile(r"(?:VLLM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|CUDA|FLASHINFER)_\w+")
-# Of these, variables that name places, keys and logs, which compile nothing.
-_OTHER = re.compile(r"\w*(?:KEY|TOKEN|SECRET|LOG|HOST|PORT|CACHE|ROOT|STATS|DIR|WORKSPACE_BASE)\w*")
+# Of these, variables that name places, devices, keys and logs, which compile nothing.
+_OTHER = re.compile(r"\w*(?:KEY|TOKEN|SECRET|LOG|HOST|PORT|CACHE|ROOT|STATS|DIR|PATH|VISIBLE|WORKSPACE_BASE)\w*")
 # Options that name the server and whom it talks to.
 _FREE = ("--host", "--port", "--served-model-name", "--api-key", "--uvicorn-log-level", "--root-path")
 
@@ -75,9 +75,13 @@ def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cach
     return f"took {copied} compiled files from the image" if copied else "the cache has the image's compiled files"
 
 
-def main() -> None:
-    """Print the conditions of a start with the container's variables."""
-    environment = dict(os.environ)
+def main(process: Path = Path("/proc/1/environ")) -> None:
+    """Print the conditions of the start of this container's server; `process` has the variables of its process.
+
+    Another program in the container has others: an engine gives the variables of the GPU to the first one only.
+    """
+    pairs = (os.fsdecode(pair).partition("=") for pair in process.read_bytes().split(b"\0") if pair)
+    environment = {name: value for name, _, value in pairs}
     settings = settle(read_server(), environment, ())
     sys.stdout.write(json.dumps(conditions(settings, environment), sort_keys=True) + "\n")
 
