@@ -12,7 +12,7 @@ from builder.errors import RecipeError
 from builder.host.engine.docker import SHM_BYTES
 from builder.host.engine.emulation import emulator_settings
 from builder.image.runtime import server_json
-from builder.image.runtime.settings import SettingsError, settle
+from builder.image.runtime.settings import SettingsError, option, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Architecture, Pairs, Spec
     from builder.model.verdicts import Level
 
-_KEY = "VLLM_API_KEY"
+_KEY, _KEY_OPTION = "VLLM_API_KEY", "--api-key"
 # Images with this label hold a CUDA build.
 CUDA_LABEL = "io.jbuild.cuda"
 
@@ -69,8 +69,8 @@ class Launch:
 
     With `host_network` it has the network of that machine, and its port is the machine's; `gpu` is how it gets the GPU.
 
-    A `command` replaces the image's own program and publishes no port; `files` are copied into the container's root
-    folder.
+    A `command` replaces the image's own program and publishes no port; `options` are for that program. `files` are
+    copied into the container's root folder.
     """
 
     reference: str
@@ -82,6 +82,7 @@ class Launch:
     gpu: GpuAccess | None = None
     host_network: bool = False
     command: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
@@ -95,6 +96,8 @@ class Launch:
             "healthcheck": {"test": ["NONE"]},
             "use_config_proxy": False,
         }
+        if self.options:
+            arguments |= {"command": list(self.options)}
         if self.command:
             arguments |= {"entrypoint": list(self.command), "command": []}
         elif not self.host_network:
@@ -126,12 +129,10 @@ def launch(
     environment = dict(spec.smoke.environment)
     if not level_facts.native:
         environment = dict(emulator_settings(architecture(image))) | environment
-    if spec.smoke.api_key or not engine.is_local:
-        # A remote engine's port is open to other machines too.
-        environment.setdefault(_KEY, secrets.token_urlsafe(24))
-        if f"{_KEY}_FILE" in dict(spec.server.environment):
-            # The secret file exists only on the image's own machine; the entrypoint accepts one of the two.
-            environment.setdefault(f"{_KEY}_FILE", "")
+    options: tuple[str, ...] = ()
+    # A remote engine's port is open to other machines too.
+    if (spec.smoke.api_key or not engine.is_local) and _KEY not in environment:
+        options = _give_key(environment, spec)
     if host_network:
         environment |= _on_host_network(environment, engine)
     return Launch(
@@ -143,7 +144,24 @@ def launch(
         memory_bytes=memory_bytes,
         gpu=engine.gpu if level(level_facts) == "gpu" else None,
         host_network=host_network,
+        options=options,
     )
+
+
+def _give_key(environment: dict[str, str], spec: Spec) -> tuple[str, ...]:
+    """Give the server a secret key by its environment, or return the options that give it one.
+
+    vLLM 0.20 compiles anew for each value of VLLM_API_KEY (`compile_factors` in vllm/envs.py), so that the files of a
+    warm image would fit this run only.
+    """
+    value = secrets.token_urlsafe(24)
+    if f"{_KEY}_FILE" in dict(spec.server.environment):
+        # The secret file exists only on the image's own machine; the entrypoint accepts one of the two.
+        environment.setdefault(f"{_KEY}_FILE", "")
+    if spec.image.warm:
+        return (f"{_KEY_OPTION}={value}",)
+    environment[_KEY] = value
+    return ()
 
 
 def emulation_settings(image: Image, started: Launch) -> list[str]:
@@ -172,7 +190,7 @@ def address(engine: Engine, port: int) -> str:
 
 def key(spec: Spec, started: Launch) -> str | None:
     """Return the server's API key, or None."""
-    return dict((*spec.server.environment, *started.environment)).get(_KEY)
+    return option(started.options, _KEY_OPTION) or dict((*spec.server.environment, *started.environment)).get(_KEY)
 
 
 def server_port(spec: Spec, environment: Pairs, arguments: Sequence[str] = ()) -> int:

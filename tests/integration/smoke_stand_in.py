@@ -18,7 +18,7 @@ from typing import NoReturn
 FAULT = os.environ.get("STAND_IN_FAULT", "")
 MODEL = os.environ.get("STAND_IN_MODEL", "tiny")
 PORT = int(os.environ.get("JBUILD_PORT", "8000"))
-KEY = os.environ.get("VLLM_API_KEY", "")
+KEY = next((word[10:] for word in sys.argv if word.startswith("--api-key=")), os.environ.get("VLLM_API_KEY", ""))
 SHIFT = float(os.environ.get("STAND_IN_SHIFT", "0"))
 WORDS = ["The capital of France ", "is ", "Paris."]
 SCHEMA_WORDS = ['{"city": ', '"Paris"', "}"]

@@ -98,7 +98,11 @@ def test_promote_publishes_it_with_its_own_evidence(warm: Project) -> None:
     [
         ({"JBUILD_MAX_MODEL_LEN": "77"}, "do not fit and are not used: options: "),
         ({"VLLM_USE_V1": "0"}, "do not fit and are not used: VLLM_USE_V1: none, here 0"),
-        ({"VLLM_API_KEY": "secret", "JBUILD_PORT": "8123"}, "took 1 compiled files from the image"),
+        (
+            {"VLLM_API_KEY": "secret"},
+            r"do not fit and are not used: VLLM_API_KEY, for each of which vLLM compiles anew",
+        ),
+        ({"JBUILD_PORT": "8123", "CUDA_VISIBLE_DEVICES": "0"}, "took 1 compiled files from the image"),
     ],
 )
 def test_files_that_do_not_fit_are_ignored_and_the_log_says_so_once(

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin",
     "VLLM_CACHE_ROOT": "/cache/vllm",
 }
+EACH_KEY = "VLLM_API_KEY, for each of which vLLM compiles anew (`--api-key` does not matter)"
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def test_conditions_are_what_decides_about_compilations() -> None:
         "driver": None,
         "model": "/models/tiny",
         "arguments": ["--max-model-len=2048"],
+        "key": True,
         "environment": {"VLLM_USE_DEEP_GEMM": "0"},
     }
 
@@ -77,6 +79,11 @@ def test_files_are_copied_once_and_keep_what_the_cache_has(folder: Path, tmp_pat
         ("model", "/models/other", "model: /models/other, here /models/tiny"),
         ("arguments", [], "options: none, here --max-model-len=2048"),
         ("environment", {"VLLM_USE_DEEP_GEMM": "1"}, "VLLM_USE_DEEP_GEMM: 1, here 0"),
+        (
+            "key",
+            False,
+            "VLLM_API_KEY, for each of which vLLM compiles anew (`--api-key` does not matter): none, here set",
+        ),
         ("environment", {}, "VLLM_USE_DEEP_GEMM: none, here 0"),
     ],
 )
@@ -122,5 +129,6 @@ def test_the_script_prints_the_conditions_of_its_container(tmp_path: Path) -> No
         "driver": None,
         "model": "/models/tiny",
         "arguments": ["--max-model-len=512", "--enforce-eager"],
+        "key": False,
         "environment": {"TRITON_INTERPRET": "1"},
     }

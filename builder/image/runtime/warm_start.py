@@ -48,6 +48,8 @@ def conditions(settings: Settings, environment: Mapping[str, str]) -> dict[str, 
         **_gpu(),
         "model": settings.model,
         "arguments": list(_arguments(settings)),
+        # vLLM 0.20 compiles anew for each value: `compile_factors` in vllm/envs.py.
+        "key": bool(environment.get("VLLM_API_KEY")),
         "environment": {
             name: environment[name]
             for name in sorted(environment)
@@ -126,7 +128,13 @@ def _arguments(settings: Settings) -> Iterator[str]:
 
 
 def _differences(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    names = {"sm": "SM", "driver": "CUDA of the driver", "model": "model", "arguments": "options"}
+    names = {
+        "sm": "SM",
+        "driver": "CUDA of the driver",
+        "model": "model",
+        "arguments": "options",
+        "key": "VLLM_API_KEY, for each of which vLLM compiles anew (`--api-key` does not matter)",
+    }
     for key, name in names.items():
         if wanted.get(key) != here[key]:
             yield f"{name}: {_text(wanted.get(key))}, here {_text(here[key])}"
@@ -139,7 +147,7 @@ def _differences(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
+    return {None: "none", True: "set", False: "none"}.get(value, str(value))
 
 
 def _files(folder: Path) -> Iterator[Path]:
