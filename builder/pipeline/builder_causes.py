@@ -18,6 +18,12 @@ class Cause:
     hint: str
 
 
+OTHER_MACHINE = Cause(
+    r"exec format error|no match for platform|does not support platform",
+    EngineError,
+    "the builder cannot run programs of the target's architecture",
+    "register emulation (`jbuild doctor` shows the command), or build on the target itself with --builder",
+)
 _CAUSES = (
     Cause(
         r"no space left on device",
@@ -25,12 +31,7 @@ _CAUSES = (
         "the disk of the builder is full",
         "free space with `docker buildx prune`, then run it again",
     ),
-    Cause(
-        r"exec format error|no match for platform|does not support platform",
-        EngineError,
-        "the builder cannot run programs of the target's architecture",
-        "register emulation (`jbuild doctor` shows the command), or build on the target itself with --builder",
-    ),
+    OTHER_MACHINE,
     Cause(
         r"(?:OCI|docker) exporter (?:feature )?is (?:currently )?not supported",
         EngineError,
