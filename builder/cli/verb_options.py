@@ -137,6 +137,12 @@ builder_option = click.option(
     callback=_names(BUILDER_PATTERN, "the name of a builder"),
     help="Build with this buildx builder or docker context. Repeat it to build cells on several.",
 )
+runner_option = click.option(
+    "--runner",
+    metavar="BUILDER",
+    callback=_names(BUILDER_PATTERN, "the name of a builder"),
+    help="Compile on this buildx builder or docker context instead of this machine.",
+)
 board_option = click.option(
     "--board",
     metavar="NAME",

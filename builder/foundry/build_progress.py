@@ -8,14 +8,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from builder.host.console import Task
 
 # Lines of ninja with NINJA_STATUS="[%f/%t] ", and of CMake with make.
 _NINJA = re.compile(r"\[(?P<done>[0-9]+)/(?P<total>[0-9]+)\] ")
 # A compiler's call by setuptools without ninja.
-_UNIT = re.compile(r"\S*(?:gcc|g\+\+|cc|c\+\+|nvcc)(?:-[0-9]+)? .* -c (?P<file>\S+)")
+_UNIT = re.compile(r"\S*(?:gcc|g\+\+|cc|c\+\+|nvcc)(?:-[0-9]+)? (?:.* )?-c (?P<file>\S+)")
+# Lines that show progress, and their shortest forms, for outputs that are limited.
+PROGRESS = ((_NINJA.pattern, r"\g<0>"), (_UNIT.pattern, r"cc -c \g<file>"))
 _MOST_LINES = 20_000
 
 
@@ -37,6 +39,11 @@ class BuildLog:
         elif _UNIT.match(line):
             self.units += 1
             self._task.note(f"unit {self.units}")
+
+    def replace(self, lines: Iterable[str]) -> None:
+        """Take the whole output in place of the lines that showed its progress."""
+        self.lines.clear()
+        self.lines.extend(lines)
 
     def _show(self, done: int, total: int) -> None:
         self.units = max(self.units, done)

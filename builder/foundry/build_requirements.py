@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from builder.errors import BuildError, NoWheelsError, ProgramFailedError
 from builder.foundry.build_environment import REQUIREMENTS
 from builder.foundry.build_python import HOME
-from builder.foundry.sandbox import Mount, run_in_sandbox
+from builder.foundry.sandbox import Mount, Sandbox, run_in_sandbox
 from builder.host import records
 from builder.host.files import atomic_folder, disk_errors, mark_used, work_folder
 from builder.lock.lockfile import wheels_of
@@ -151,12 +151,12 @@ def _copy(wheels: Iterable[LockedWheel], folder: Path, session: Session) -> None
 
 def _install(folder: Path, wheels: Path, python: BuildPython, root: Path) -> None:
     """Install with uv inside of the sandbox, so that scripts name the sandbox's interpreter."""
-    mounts = [
+    mounts = (
         Mount(source=python.prefix, target=HOME),
         Mount(source=Path(uv()), target="/foundry/uv"),
         Mount(source=wheels, target="/wheels"),
         Mount(source=folder, target=REQUIREMENTS, writable=True),
-    ]
+    )
     minor = ".".join(python.version.split(".")[:2])
     common = "--offline --no-config --no-cache --quiet"
     script = (
@@ -166,7 +166,7 @@ def _install(folder: Path, wheels: Path, python: BuildPython, root: Path) -> Non
     )
     environment = {"LD_LIBRARY_PATH": f"{HOME}/lib", "UV_PYTHON_DOWNLOADS": "never"}
     try:
-        run_in_sandbox(["sh", "-ec", script], root, mounts, environment)
+        run_in_sandbox(["sh", "-ec", script], Sandbox(root=root, mounts=mounts), environment)
     except ProgramFailedError as error:
         message = "uv cannot install the build requirements into the sandbox"
         hint = "the log names the wheel; CPython must be one that runs on this distribution"

@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.foundry.build_environment import CUDA, REQUIREMENTS, SYSROOT, TARGET, TORCH, build_environment
+from builder.foundry.build_environment import CUDA, REQUIREMENTS, SYSROOT, TARGET, TORCH
 from builder.foundry.build_python import HOME, header_in_sandbox, write_target_python
 from builder.foundry.build_requirements import requirements_folder
 from builder.foundry.cmake_toolchain import write_toolchain
 from builder.foundry.cuda_tree import cuda_tree
-from builder.foundry.sandbox import Mount, run_in_sandbox
+from builder.foundry.sandbox import Mount, Sandbox
 from builder.foundry.sandbox_root import sandbox_root, sysroot
 from builder.foundry.torch_tree import torch_tree
 from builder.host.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from builder.foundry.build_python import BuildPython
     from builder.host.session import Session
     from builder.model.builds import LockedBuild
@@ -100,26 +98,20 @@ def prepare_target(build: LockedBuild, folder: BuildFolder, python: BuildPython)
     shutil.copyfile(_HOOK, folder.target / _HOOK.name)
 
 
-def run_hook(
-    arguments: tuple[str, str],
-    build: LockedBuild,
-    folder: BuildFolder,
-    python: BuildPython,
-    session: Session,
-    jobs: int,
-    on_line: Callable[[str], None] | None = None,
-) -> None:
-    """Run the project's backend in the sandbox, by the hook with its arguments besides the source.
+def sandbox_of(build: LockedBuild, folder: BuildFolder, python: BuildPython, session: Session) -> Sandbox:
+    """Return the sandbox of a build, after making what it lacks.
 
     Raises:
-        ProgramFailedError: it failed.
-        BuildError: the machine cannot run it.
+        BuildError: this machine cannot make it.
         NetworkError, IntegrityError, DiskError: what is mounted cannot be fetched, verified or stored.
     """
     root = sandbox_root(build, session)
-    mounts = _mounts(build, folder, python, root, session)
-    argv = ["python", f"{TARGET}/{_HOOK.name}", "/build/source", *arguments]
-    run_in_sandbox(argv, root, mounts, build_environment(build, jobs), on_line)
+    return Sandbox(root=root, mounts=tuple(_mounts(build, folder, python, root, session)))
+
+
+def hook_command(*arguments: str) -> list[str]:
+    """Return the command that runs the project's backend: the hook with its arguments besides the source."""
+    return ["python", f"{TARGET}/{_HOOK.name}", "/build/source", *arguments]
 
 
 def _mounts(build: LockedBuild, folder: BuildFolder, python: BuildPython, root: Path, session: Session) -> list[Mount]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, ProgramFailedError
+from builder.foundry.build_environment import build_environment
 from builder.foundry.build_failure import failure_of
 from builder.foundry.build_inputs import unpack_inputs
-from builder.foundry.build_jobs import jobs_of
+from builder.foundry.build_jobs import jobs_of, own_capacity
 from builder.foundry.build_progress import BuildLog
 from builder.foundry.build_python import build_python
 from builder.foundry.build_requirements import building_machine
-from builder.foundry.build_sandbox import BuildFolder, prepare_target, run_hook
+from builder.foundry.build_sandbox import BuildFolder, hook_command, prepare_target, sandbox_of
 from builder.foundry.build_source import unpack_source
+from builder.foundry.remote_sandbox import RemoteSandbox, docker_environment, require_builder
+from builder.foundry.sandbox import run_in_sandbox
 from builder.foundry.sandbox_packages import warn_without_sysroot
 from builder.foundry.source_patches import apply_patch
 from builder.host.files import atomic_folder, disk_errors, write_text
@@ -48,9 +52,12 @@ def build_wheel(build: LockedBuild, session: Session, options: BuildOptions) -> 
         finished = folder.raw_wheel()
         if finished:
             return finished
+        runner = options.runner or session.config.runner
+        if runner:
+            require_builder(runner, docker_environment(session))
         warn_without_sysroot(build, session)
         python = _prepare(build, folder, session)
-        return _run(build, folder, python, session, jobs_of(build, options))
+        return _run(build, folder, python, session, replace(options, runner=runner))
 
 
 def _prepare(build: LockedBuild, folder: BuildFolder, session: Session) -> BuildPython:
@@ -83,13 +90,24 @@ def _python(build: LockedBuild, session: Session) -> BuildPython:
     return python
 
 
-def _run(build: LockedBuild, folder: BuildFolder, python: BuildPython, session: Session, jobs: int) -> Path:
-    title = f"building {build.name} {build.version} with {jobs} job{'s' if jobs > 1 else ''}"
+def _run(build: LockedBuild, folder: BuildFolder, python: BuildPython, session: Session, options: BuildOptions) -> Path:
+    sandbox, remote = sandbox_of(build, folder, python, session), None
+    if options.runner:
+        remote = RemoteSandbox(
+            builder=options.runner, build=build, folder=folder, python=python, sandbox=sandbox, session=session
+        )
+    jobs = jobs_of(build, options, remote.capacity() if remote else own_capacity())
+    command, environment = hook_command("/build/wheel", "/build/cost.json"), build_environment(build, jobs)
+    place = f" on {remote.builder}" if remote else ""
+    title = f"building {build.name} {build.version} with {jobs} job{'s' if jobs > 1 else ''}{place}"
     begun = time.monotonic()
     with session.console.task(title, unit="units") as task:
         log = BuildLog(task)
         try:
-            run_hook(("/build/wheel", "/build/cost.json"), build, folder, python, session, jobs, log.take)
+            if remote:
+                remote.run(command, environment, log, fresh=options.fresh)
+            else:
+                run_in_sandbox(command, sandbox, environment, log.take)
         except ProgramFailedError as error:
             raise failure_of(build, list(log.lines), error.code, jobs) from None
         finally:

@@ -1,4 +1,4 @@
-"""What earlier builds of a package have cost on this machine: the only estimate that does not guess."""
+"""What earlier builds of a package have cost, here or on a runner: the only estimate that does not guess."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def earlier_cost(build: LockedBuild, session: Session) -> str | None:
-    """Return in words what the longest build of the same version took here; None if there was none."""
+    """Return in words what the longest build of the same version took; None if there was none."""
     paths = session.workspace.built(build.fingerprint).parent.parent.glob("??/*.json")
     found = [built for path in paths if (built := records.read(path, None, BuiltWheel))]
     same = [built for built in found if built.wheel.name == build.name and _is_version(built.wheel.version, build)]
@@ -25,7 +25,7 @@ def earlier_cost(build: LockedBuild, session: Session) -> str | None:
         return None
     units = f", {longest.units} compiled files" if longest.units else ""
     memory = f", {gib(longest.peak_memory)} GiB in the largest process" if longest.peak_memory else ""
-    return f"{build.name} {build.version} was built here before, in {duration(longest.seconds)}{units}{memory}"
+    return f"{build.name} {build.version} was built before, in {duration(longest.seconds)}{units}{memory}"
 
 
 def _is_version(version: str, build: LockedBuild) -> bool:

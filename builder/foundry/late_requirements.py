@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from builder.errors import ProgramFailedError
+from builder.foundry.build_environment import build_environment
 from builder.foundry.build_failure import failure_of
 from builder.foundry.build_inputs import unpack_inputs
 from builder.foundry.build_requirements import project_table
-from builder.foundry.build_sandbox import BuildFolder, prepare_target, run_hook
-from builder.foundry.sandbox import SandboxForbiddenError
+from builder.foundry.build_sandbox import BuildFolder, hook_command, prepare_target, sandbox_of
+from builder.foundry.sandbox import SandboxForbiddenError, run_in_sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,9 @@ def late_requirements(
     answer, lines = folder.path / "requirements.json", list[str]()
     with session.console.task(f"asking {build.name} {build.version} what its build needs"):
         try:
-            run_hook(("--ask", f"/build/{answer.name}"), build, folder, python, session, 1, lines.append)
+            sandbox = sandbox_of(build, folder, python, session)
+            command = hook_command("--ask", f"/build/{answer.name}")
+            run_in_sandbox(command, sandbox, build_environment(build, 1), lines.append)
         except SandboxForbiddenError as error:
             session.console.warn(f"{build.name}: {error.message}, so its build requirements may be incomplete")
             return ()

@@ -36,32 +36,41 @@ class Mount:
     writable: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sandbox:
+    """A file system for programs: `root` has the system's files, `mounts` the rest."""
+
+    root: Path
+    mounts: tuple[Mount, ...]
+
+
 class SandboxForbiddenError(BuildError):
     """The machine forbids the namespaces that a sandbox needs."""
 
 
 def run_in_sandbox(
     argv: Sequence[str],
-    root: Path,
-    mounts: Sequence[Mount],
+    sandbox: Sandbox,
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run a program in `/build`; `root` has the system's files. Its whole output goes to standard error.
+    """Run a program in `/build`. Its whole output goes to standard error.
 
     Raises:
         SandboxForbiddenError: the machine forbids the namespaces that a sandbox needs.
         ProgramFailedError: the program failed.
     """
     try:
-        return run([*_bubblewrap(root), *_options(root, mounts, environment or {}), *_merged(argv)], on_line=on_line)
+        options = _options(sandbox, environment or {})
+        return run([*_bubblewrap(sandbox.root), *options, *merged(argv)], on_line=on_line)
     except ProgramFailedError as error:
         if any(text in error.output for text in _FORBIDDEN):
             raise _forbidden(error) from error
         raise
 
 
-def _merged(argv: Sequence[str]) -> list[str]:
+def merged(argv: Sequence[str]) -> list[str]:
+    """Return the command for a program whose whole output is to be on standard error."""
     return ["/bin/sh", "-c", 'exec "$@" 1>&2', "sh", *argv]
 
 
@@ -74,14 +83,15 @@ def _bubblewrap(root: Path) -> list[str]:
     return [str(libraries / _LOADERS[machine]), "--library-path", str(libraries), str(root / "usr/bin/bwrap")]
 
 
-def _options(root: Path, mounts: Sequence[Mount], environment: Mapping[str, str]) -> list[str]:
+def _options(sandbox: Sandbox, environment: Mapping[str, str]) -> list[str]:
+    root = sandbox.root
     options = ["--unshare-all", "--unshare-user", "--uid", _USER, "--gid", _USER, "--hostname", "jbuild"]
     options += ["--die-with-parent", "--new-session", "--clearenv"]
     options += ["--ro-bind", str(root / "usr"), "/usr", "--ro-bind", str(root / "etc"), "/etc"]
     for name in ("bin", "sbin", "lib", "lib64"):
         options += ["--symlink", f"usr/{name}", f"/{name}"]
     options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/build"]  # noqa: S108  # the sandbox's
-    for mount in mounts:
+    for mount in sandbox.mounts:
         options += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
     for name, value in {"PATH": "/usr/bin", "LANG": "C.UTF-8", **environment}.items():
         options += ["--setenv", name, value]

@@ -87,12 +87,19 @@ def _unpacked(tools: list[ToolFile], parent: Path, complete: Callable[[Path], No
     ):
         for name in _MERGED:
             (folder / "usr" / name).mkdir(parents=True)
-            (folder / name).symlink_to(f"usr/{name}")
+        write_links(folder)
         for package in packages:
             unpack_package(package, folder)
             task.advance(1)
         complete(folder)
     return root
+
+
+def write_links(folder: Path) -> None:
+    """Write the links at the top of a file system to the folders in `usr`."""
+    folder.mkdir(exist_ok=True)
+    for name in _MERGED:
+        (folder / name).symlink_to(f"usr/{name}")
 
 
 def as_input(tool: ToolFile) -> RemoteInput:

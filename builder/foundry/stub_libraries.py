@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from builder.foundry.sandbox import Mount, run_in_sandbox
+from builder.foundry.sandbox import Mount, Sandbox, run_in_sandbox
 from builder.foundry.sandbox_root import compiler_of, sandbox_root, triplet
 
 if TYPE_CHECKING:
@@ -30,5 +30,5 @@ def write_stubs(folder: Path, libraries: Mapping[str, str], build: LockedBuild, 
         for name, soname in sorted(libraries.items())
         if not (folder / name).exists()
     ]
-    mounts = [Mount(source=folder, target="/build", writable=True)]
-    run_in_sandbox(["sh", "-ec", "\n".join(lines)], sandbox_root(build, session), mounts)
+    mounts = (Mount(source=folder, target="/build", writable=True),)
+    run_in_sandbox(["sh", "-ec", "\n".join(lines)], Sandbox(root=sandbox_root(build, session), mounts=mounts))

@@ -141,6 +141,7 @@ class Config:
     compression_level: int | None = None
     python_mirror: str | None = None
     silent_s: float = 3600.0
+    runner: str | None = None
     gpu: GpuMethod | None = None
 
     @property
@@ -274,6 +275,7 @@ _BUILDER = ValueType(
     read=lambda table, key, _: (table.string(key, pattern=BUILDER_PATTERN, noun="a builder's name"),),
     schema=lambda: string_schema(BUILDER_PATTERN),
 )
+_RUNNER = string(BUILDER_PATTERN, "a builder's name")
 _BUILDERS = strings(BUILDER_PATTERN, "a builder's name")
 _REGISTRIES = registries(REGISTRY_PATTERN, "a registry such as host:5000/team")
 _REGISTRY_HOSTS = registries(REGISTRY_PATTERN, "a registry host")
@@ -310,6 +312,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
     Field("network.ca-bundle", _FILE, "Certificates (PEM) that every connection trusts.", fallback_variables=_CA_FILES),
     Field("build.builder", _BUILDER, "A single builder, in place of `builders`.", "builders"),
     Field("build.builders", _BUILDERS, "Buildx builders or docker contexts that build instead of the engine."),
+    Field("build.runner", _RUNNER, "Buildx builder or docker context that compiles wheels instead of this machine."),
     Field("build.cache-from", _caches("from"), "BuildKit caches to read, such as type=registry,ref=HOST/NAME."),
     Field("build.cache-to", _caches("to"), "BuildKit caches to write."),
     Field("build.silent-s", _SILENT_S, "Seconds without output before jbuild gives up on a builder."),
@@ -330,7 +333,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
         "publish": "Settings for pushing images.",
         "hub": "The model hub.",
         "network": "Network settings of jbuild and of builds.",
-        "build": "The builders of images.",
+        "build": "The builders of images, and of wheels.",
         "python": "Downloads of Python interpreters.",
         "run": "Containers on this machine's engine.",
     },

@@ -230,11 +230,12 @@ class BuildOptions:
     """Choices that do not change the wheel.
 
     `jobs` are parallel compilations, None for as many as memory allows. `fresh` starts again instead of resuming an
-    interrupted build.
+    interrupted build. `runner` is the builder that compiles, None for the configured one, else this machine.
     """
 
     jobs: int | None = None
     fresh: bool = False
+    runner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from builder.host.engine.contexts import is_context
 from builder.host.process import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from builder.host.console import Console
@@ -94,7 +94,7 @@ class Builders:
 
     def _died(self, name: str, cell: str, engine: Engine, error: JbuildError) -> bool:
         """Return whether a builder is dead after a failed build, and remember that; a hanging one may still answer."""
-        reason = "it hangs" if isinstance(error, HangingBuilderError) else ask(name, engine)
+        reason = "it hangs" if isinstance(error, HangingBuilderError) else ask(name, engine.environment())
         if reason is None:
             return False
         with self._mutex:
@@ -113,14 +113,14 @@ class Builders:
         )
 
 
-def ask(name: str, engine: Engine) -> str | None:
+def ask(name: str, environment: Mapping[str, str]) -> str | None:
     """Return why a builder cannot build any more, or None if it can.
 
     Raises:
         EngineError: there is no such builder.
     """
     try:
-        done = run(buildx("inspect", name), env=engine.environment(), timeout_s=_ANSWER_S, check=False)
+        done = run(buildx("inspect", name), env=environment, timeout_s=_ANSWER_S, check=False)
     except ProgramMissingError:
         raise
     except JbuildError:

@@ -17,7 +17,7 @@ from builder.audit import elf
 from builder.audit.byte_source import Plain
 from builder.foundry.build_environment import CUDA, TORCH
 from builder.foundry.cuda_tree import cuda_tree
-from builder.foundry.sandbox import Mount, run_in_sandbox
+from builder.foundry.sandbox import Mount, Sandbox, run_in_sandbox
 from builder.foundry.sandbox_root import compiler_of, sandbox_root, triplet
 from builder.foundry.torch_tree import torch_tree
 from builder.foundry.wheel_members import record_hash, unpack_members
@@ -101,7 +101,8 @@ def _compile(folder: Path, exports: list[str], build: LockedBuild, session: Sess
     trees = ((cuda_tree(build, session), CUDA), (torch_tree(build, session), TORCH))
     mounts = [Mount(source=folder, target="/build", writable=True)]
     mounts += [Mount(source=tree, target=target) for tree, target in trees if tree]
-    run_in_sandbox(["sh", "-ec", "\n".join(lines)], sandbox_root(build, session), mounts)
+    sandbox = Sandbox(root=sandbox_root(build, session), mounts=tuple(mounts))
+    run_in_sandbox(["sh", "-ec", "\n".join(lines)], sandbox)
 
 
 def _pack(source: Path, target: Path, folder: Path) -> None:

@@ -30,6 +30,7 @@ SEQUENCE = "publishing.md"
 # Commands that these tests cannot run as they stand, and what runs them instead.
 _WHEELS = "it takes wheels of gigabytes; tests/unit/test_slim_wheel.py runs it on small ones"
 _TOOLS = "needs a bundle and a registry: tests/integration/test_bundle_tools.py"
+_RUNNER = "needs another machine: tests/integration/test_foundry_runner.py"
 _VAULT = "needs a registry: tests/integration/test_vault.py"
 _GPU = "it needs a machine with a GPU, and minutes for each image"
 _HOURS = "hours of compilation: tests/integration/test_foundry_cell.py builds a small extension"
@@ -56,6 +57,8 @@ ELSEWHERE = {
     "jbuild bench --url http://127.0.0.1:8000 --prompts 16 --output-tokens 64": "tests/unit/test_bench_client.py",
     "jbuild recipe vllm-0.20.2-flash-attn --until wheel": _HOURS,
     "jbuild wheel flash-attn==2.8.3 --for vllm-0.20.2-flash-attn --output wheels": _HOURS,
+    "jbuild wheel flash-attn==2.8.3 --for vllm-0.20.2-flash-attn --runner workstation": _RUNNER,
+    "docker context create workstation --docker host=ssh://me@workstation": _RUNNER,
     "scripts/audit-agreement": "half an hour of emulation, by hand; its parts are unit tests",
     "scripts/audit-oracles": "needs the stacks of scripts/audit-agreement; a smaller comparison is an integration test",
     "scripts/preflight-agreement": "an hour of real servers, by hand; the rules and the readers have unit tests",

@@ -105,6 +105,17 @@ def _await(engine: SecondEngine) -> None:
         time.sleep(0.2)
 
 
+def _end_steps(engine: SecondEngine) -> None:
+    """End what steps of builds still run: a killed daemon leaves their processes."""
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        # Processes may end meanwhile.
+        with suppress(OSError):
+            roots = [line for line in table.read_text().splitlines() if line.split()[4] == "/"]
+            # Their root is in the engine's data.
+            if roots and f"upperdir={engine.folder}/data/" in roots[-1]:
+                os.kill(int(table.parent.name), signal.SIGKILL)
+
+
 def _end(engine: SecondEngine) -> None:
     with suppress(ProcessLookupError):
         engine.signal(signal.SIGCONT)
@@ -112,6 +123,7 @@ def _end(engine: SecondEngine) -> None:
         with suppress(subprocess.TimeoutExpired):
             engine.process.wait(20)
         engine.signal(signal.SIGKILL)
+    _end_steps(engine)
     engine.process.wait(10)
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in sorted((m for m in mounts if m.startswith(f"{engine.folder}/")), reverse=True):

@@ -167,3 +167,21 @@ def test_the_verb_builds_what_the_recipe_does_not(made: tuple[Project, Done], tm
     refused = project.jbuild("wheel", "tinyext==9.9", "--for", project.name)
     assert_refused(refused, 4, "has no source of tinyext 9.9", r"there are sources of 1\.1, 1\.0")
     assert project.jbuild("wheel", "tinyext", "--for", project.name).code == 2
+
+
+def test_a_runner_compiles_the_same_wheel(made: tuple[Project, Done], tmp_path: Path) -> None:
+    project = made[0].copy(tmp_path / "work")
+    first = made[0].record("wheel")["wheels"][0]["wheel"]["sha256"]
+    wish = ("wheel", "tinyext==1.0", "--for", project.name, "--fresh", "--json", "--runner")
+    done = project.jbuild(*wish, "default", timeout_s=LONG_S)
+    assert done.code == 0, done.stderr
+    (wheel,) = check("wheel", done.stdout)["wheels"]
+    assert (wheel["origin"], wheel["sha256"]) == ("built", first)
+    assert_refused(project.jbuild(*wish, "nowhere", timeout_s=LONG_S), 7, "there is no such builder")
+    # The stage knows the setting.
+    again = ("recipe", "--until", "wheel", "--from", "wheel")
+    done = project.run(*again, timeout_s=LONG_S, JBUILD_BUILD_RUNNER="nowhere")
+    assert_refused(done, 7, "there is no such builder", "nowhere")
+    done = project.run(*again, timeout_s=LONG_S, JBUILD_BUILD_RUNNER="default")
+    assert done.code == 0, done.stderr
+    assert project.record("wheel")["wheels"][0]["wheel"]["sha256"] == first

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from builder.foundry.build_progress import BuildLog
+import re
+
+from builder.foundry.build_progress import PROGRESS, BuildLog
 from builder.host.console import Console
 
 
@@ -44,3 +46,18 @@ def test_setuptools_gives_units_alone() -> None:
 def test_hours_are_hours() -> None:
     notes, _ = _notes("[1/400] nvcc a.cu")
     assert notes == ["1 of 400 units, 6.7 h left"]
+
+
+def test_the_shortest_forms_of_lines_show_the_same_progress() -> None:
+    lines = ["[1/3] nvcc --options a.cu", "/usr/bin/g++-12 -Wall -fPIC -c b.cpp -o b.o", "copying c.py"]
+    matches = ((re.match(pattern, line), form) for line in lines for pattern, form in PROGRESS)
+    short = [match.expand(form) for match, form in matches if match]
+    assert short == ["[1/3] ", "cc -c b.cpp"]
+    assert _notes(*short)[0] == _notes(*lines)[0]
+
+
+def test_the_whole_output_takes_the_place_of_what_showed_progress() -> None:
+    _, log = _notes("[1/2] ", "[2/2] ")
+    log.replace(["[1/2] nvcc a.cu", "error: no"])
+    assert list(log.lines) == ["[1/2] nvcc a.cu", "error: no"]
+    assert log.units == 2

@@ -120,7 +120,7 @@ def test_the_estimate_is_what_the_longest_build_of_the_version_took_here(session
     ]
     for built in others:
         records.write(session.workspace.built(built.fingerprint), built.fingerprint, built)
-    expected = "ext 1.0 was built here before, in 61 min 40 s, 48 compiled files, 5.00 GiB in the largest process"
+    expected = "ext 1.0 was built before, in 61 min 40 s, 48 compiled files, 5.00 GiB in the largest process"
     assert earlier_cost(BUILD, session) == expected
 
 

@@ -113,6 +113,20 @@ def test_a_builder_of_the_configuration_that_has_died(session: Session, programs
     assert "buildx inspect --builder far" in called(programs)
 
 
+@pytest.mark.parametrize(
+    ("inspected", "state", "words"),
+    [("Status: running\\n", "ok", "server"), ("Error: cannot reach it\\n", "error", "server: cannot reach it")],
+)
+def test_the_builder_that_compiles_wheels(
+    session: Session, programs: Path, root: Path, inspected: str, state: str, words: str
+) -> None:
+    docker(programs, inspected=inspected)
+    own = Session(workspace=session.workspace, config=Config(runner="server"), console=session.console)
+    found = named(look(own, root), "runner")
+    assert (found.state, found.found) == (state, words)
+    assert "buildx inspect --builder server" in called(programs)
+
+
 def test_the_old_image_store(session: Session, programs: Path, root: Path) -> None:
     found = named(look(session, root, engine=make_engine(containerd_store=False)), "image store")
     assert found.state == "warning"

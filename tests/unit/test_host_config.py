@@ -53,6 +53,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         [build]
         builder = "remote-1"
         silent-s = 900
+        runner = "workstation"
         cache-from = ["type=local,src=cache"]
         cache-to = ["type=registry,ref=localhost:5000/cache,mode=max"]
         [python]
@@ -74,6 +75,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert found.builders == ("remote-1",)
     assert found.compression == "gzip"
     assert (found.silent_s, Config().silent_s) == (900, 3600)
+    assert (found.runner, Config().runner) == ("workstation", None)
     assert [cache.argument("r", "c") for cache in found.cache_from] == [f"type=local,src={tmp_path}/cache"]
     assert [cache.kind for cache in found.cache_to] == ["registry"]
     assert found.python_mirror == "https://mirror.example/python"
@@ -99,6 +101,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[network]\nca-bundle = 'absent.pem'\n", 2, "network.ca-bundle"),
         ("[build]\nbuilder = '--evil'\nx = 1\n", 3, "build.x"),
         ("[build]\nsilent-s = 1\n", 2, "build.silent-s"),
+        ("[build]\nrunner = '--evil'\n", 2, "build.runner"),
         ("[build]\nbuilder = 'a b'\n", 2, "build.builder"),
         ("[build]\nbuilders = ['a', '-b']\n", 2, "build.builders[1]"),
         ("[build]\nbuilders = ['a']\nbuilder = 'b'\n", 3, "build.builder"),
@@ -256,6 +259,7 @@ def test_recipes_stand_between_the_environment_and_the_command_line() -> None:
         ("JBUILD_BUILD_BUILDER", "far", "builders", ("far",)),
         ("JBUILD_BUILD_BUILDERS", "a b", "builders", ("a", "b")),
         ("JBUILD_BUILD_SILENT_S", "90", "silent_s", 90.0),
+        ("JBUILD_BUILD_RUNNER", "workstation", "runner", "workstation"),
         ("JBUILD_PYTHON_MIRROR", "https://m", "python_mirror", "https://m"),
         ("JBUILD_HUB_ENDPOINT", "https://h", "hub_endpoint", "https://h"),
     ],

@@ -147,7 +147,7 @@ def test_an_interruption_is_no_death(dead: dict[str, str]) -> None:
 def test_asking(script: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ANSWER_S", 0.5)
     fake(tmp_path, monkeypatch, script)
-    assert ask("a", ENGINE) == reason
+    assert ask("a", {}) == reason
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -170,5 +170,5 @@ def test_a_builder_that_never_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_docker_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProgramMissingError) as caught:
-        ask("a", ENGINE)
+        ask("a", {})
     assert isinstance(caught.value, JbuildError)

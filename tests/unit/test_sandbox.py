@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.errors import BuildError, ProgramFailedError
-from builder.foundry.sandbox import Mount, run_in_sandbox
+from builder.foundry.sandbox import Mount, Sandbox, run_in_sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +35,14 @@ def test_a_machine_without_user_namespaces_is_one_error_with_what_allows_them(
 ) -> None:
     _bubblewrap(tmp_path, monkeypatch, f"echo 'bwrap: {text}' >&2; exit 1")
     with pytest.raises(BuildError, match="this machine forbids the user namespaces") as caught:
-        run_in_sandbox(["true"], tmp_path, [])
+        run_in_sandbox(["true"], Sandbox(root=tmp_path, mounts=()))
     assert "kernel.apparmor_restrict_unprivileged_userns=0" in (caught.value.hint or "")
 
 
 def test_a_failure_inside_is_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _bubblewrap(tmp_path, monkeypatch, "echo 'error: x' >&2; exit 3")
     with pytest.raises(ProgramFailedError) as caught:
-        run_in_sandbox(["true"], tmp_path, [])
+        run_in_sandbox(["true"], Sandbox(root=tmp_path, mounts=()))
     assert caught.value.code == 3
 
 
@@ -50,8 +50,8 @@ def test_the_sandbox_gets_no_network_no_privileges_and_no_variable_of_this_machi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _bubblewrap(tmp_path, monkeypatch, 'printf "%s\\n" "$@" >&2')
-    mounts = [Mount(source=tmp_path / "a", target="/a"), Mount(source=tmp_path / "b", target="/b", writable=True)]
-    lines = run_in_sandbox(["make"], tmp_path, mounts, {"CC": "gcc"}).stderr.splitlines()
+    mounts = (Mount(source=tmp_path / "a", target="/a"), Mount(source=tmp_path / "b", target="/b", writable=True))
+    lines = run_in_sandbox(["make"], Sandbox(root=tmp_path, mounts=mounts), {"CC": "gcc"}).stderr.splitlines()
     assert {"--unshare-all", "--unshare-user", "--clearenv", "--die-with-parent", "--new-session"} <= set(lines)
     assert "--share-net" not in lines
     at = lines.index("/a")

@@ -14,7 +14,7 @@ from packaging.utils import parse_wheel_filename
 
 from builder.cli.cell_selection import naming, select_cells, session_verb
 from builder.cli.results import show
-from builder.cli.verb_options import cell_option, complete_recipes
+from builder.cli.verb_options import cell_option, complete_recipes, runner_option
 from builder.errors import JbuildError
 from builder.foundry.cell_builds import request_of
 from builder.foundry.obtain_wheel import obtain_wheel, wheel_path
@@ -84,6 +84,7 @@ def _exact(_context: click.Context, _parameter: click.Parameter, text: str) -> R
     click.option(
         "--jobs", type=click.IntRange(1, 256), help="Files to compile in parallel. Default: as many as fit into memory."
     ),
+    runner_option,
     click.option("--fresh", is_flag=True, help="Build again, whatever the cache, registries or an earlier build have."),
     click.option(
         "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to copy the wheel to, too."
@@ -95,6 +96,7 @@ def command(
     recipe: str,
     selectors: tuple[str, ...],
     jobs: int | None,
+    runner: str | None,
     fresh: bool,
     output: Path | None,
 ) -> None:
@@ -105,7 +107,7 @@ def command(
     check_cache(session.workspace)
     selection = select_cells(recipe, selectors, session)
     selection.show_impossible()
-    options = BuildOptions(jobs=jobs, fresh=fresh)
+    options = BuildOptions(jobs=jobs, fresh=fresh, runner=runner)
     try:
         wheels = tuple(_obtained(package, job, session, options, output) for job in selection.jobs())
     except JbuildError as error:

@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.errors import (
-    BuildError,
-    DiskError,
-    EngineError,
-    JbuildError,
-    NetworkError,
-    ProgramFailedError,
-    ProgramSilentError,
-    RegistryError,
-)
+from builder.errors import BuildError, JbuildError, ProgramFailedError, ProgramSilentError
 from builder.host.config import build_ca_bundle
 from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, mark_used, write_text
@@ -26,6 +17,7 @@ from builder.host.process import run
 from builder.image.oci.layout import blob, read_image, take_blobs
 from builder.jetson.advisories import symptoms_in
 from builder.model.images import EPOCH
+from builder.pipeline.builder_causes import cause_of
 from builder.pipeline.builders import buildx, hanging
 
 if TYPE_CHECKING:
@@ -41,58 +33,6 @@ if TYPE_CHECKING:
 SYSTEM_DOCKERFILE = "Dockerfile.system"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "ALL_PROXY")
 _STEP = re.compile(r"#\d+ (?:\d+\.\d+ )?(.+)")
-# Patterns of a build log, the type of error, its message and its hint.
-_CAUSES: tuple[tuple[str, type[JbuildError], str, str], ...] = (
-    (
-        r"no space left on device",
-        DiskError,
-        "the disk of the builder is full",
-        "free space with `docker buildx prune`, then run it again",
-    ),
-    (
-        r"exec format error|no match for platform|does not support platform",
-        EngineError,
-        "the builder cannot run programs of the target's architecture",
-        "register emulation (`jbuild doctor` shows the command), or build on the target itself with --builder",
-    ),
-    (
-        r"(?:OCI|docker) exporter (?:feature )?is (?:currently )?not supported",
-        EngineError,
-        "this builder cannot export OCI images",
-        "enable the engine's containerd image store, or use `docker buildx create --use` and --builder NAME",
-    ),
-    (
-        (
-            r"Cannot connect to the Docker daemon|failed to connect to the docker API"
-            r"|docker\.sock: connect: connection refused"
-        ),
-        EngineError,
-        "the engine stopped responding",
-        "start it, then run it again",
-    ),
-    (r"no builder .* found", EngineError, "there is no such builder", "`docker buildx ls` lists them"),
-    (
-        r"Certificate verification failed|certificate signed by unknown authority|x509:",
-        NetworkError,
-        "a server's certificate is not trusted inside the build",
-        "set your company's certificates: `ca-bundle` under [network] in jbuild.toml, or SSL_CERT_FILE",
-    ),
-    (
-        (
-            r"Temporary failure resolving|Could not connect to|Connection timed out|i/o timeout|no such host"
-            r"|Failed to fetch|connect: connection refused|TLS handshake timeout"
-        ),
-        NetworkError,
-        "a server could not be reached from inside the build",
-        "check network and proxy of the engine, then run it again: finished layers are kept",
-    ),
-    (
-        r"failed to resolve source metadata.*(?:not found|denied|unauthorized|forbidden)",
-        RegistryError,
-        "the base image cannot be fetched from its registry",
-        "check the registry and your log-in (`docker login`); `jbuild lock --force` looks up the base again",
-    ),
-)
 _NO_PACKAGE = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*)")
 
 
@@ -221,9 +161,8 @@ def _cause(output: str, job: Job, log: Path) -> tuple[type[JbuildError], str, st
         return BuildError, message, "use the same distribution for `[base] image` and the cell in the recipe"
     if missing:
         return BuildError, f"{distribution} has no package {missing[1]}", "correct `apt` under [base] in the recipe"
-    for pattern, kind, message, hint in _CAUSES:
-        if re.search(pattern, output, re.IGNORECASE):
-            return kind, message, hint
+    if cause := cause_of(output):
+        return cause.kind, cause.message, cause.hint
     for symptom in symptoms_in(output.splitlines()):
         return BuildError, f"the build failed: {symptom.says}", symptom.hint
     return BuildError, "the build failed", f"the full log in {log} names the failed step"

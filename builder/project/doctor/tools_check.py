@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from builder.host.config import Config
     from builder.host.engine.docker import Engine
     from builder.project.doctor.check_table import Check, DoctorContext
 
@@ -77,7 +78,7 @@ def engine(case: DoctorContext) -> Iterator[Check]:
         return
     yield ok("engine", f"Docker {found.version} at {found.endpoint}")
     if case.builds:
-        yield from _buildx(found, case.session.config.builders)
+        yield from _buildx(found, case.session.config)
         store = found.containerd_store
         yield ok("image store", "containerd") if store else problem("image store", "old", "the engine's old store")
     yield _runtime(found, case.root)
@@ -93,7 +94,7 @@ def _no_engine(case: DoctorContext) -> Check:
     return problem("engine", "none", case.refusal, fixable=fixable, fix=case.hint, script=script)
 
 
-def _buildx(engine: Engine, builders: tuple[str, ...]) -> Iterator[Check]:
+def _buildx(engine: Engine, config: Config) -> Iterator[Check]:
     if find_program("docker") is None:
         yield problem("buildx", "no-docker", "the docker command is not installed")
         return
@@ -102,14 +103,24 @@ def _buildx(engine: Engine, builders: tuple[str, ...]) -> Iterator[Check]:
         yield problem("buildx", "no-buildx", "`docker buildx` does not work")
         return
     yield ok("buildx", done.stdout.strip())
-    for name in builders or (None,):
+    for name in config.builders or (None,):
         yield _builder(engine, name)
+    if config.runner:
+        yield _runner(engine, config.runner)
+
+
+def _runner(engine: Engine, name: str) -> Check:
+    try:
+        reason = ask(name, engine.environment())
+    except JbuildError as error:
+        reason = error.message
+    return problem("runner", "silent", f"{name}: {reason}", runner=name) if reason else ok("runner", name)
 
 
 def _builder(engine: Engine, name: str | None) -> Check:
     label = name or "the engine's own"
     try:
-        dead = ask(name, engine) if name else None
+        dead = ask(name, engine.environment()) if name else None
         output = run(buildx("inspect", name), env=engine.environment(), timeout_s=_ANSWER_S).stdout
     except JbuildError as error:
         return problem("builder", "silent", f"{label}: {error.message}", builder=name or "")
