@@ -203,12 +203,13 @@ def pack(
     sample = _read_sample(blocks)
     threads = threads or os.cpu_count() or 1
     stream = compressor(compression, threads) if _shrinks(sample) else None
-    outer, size = hashlib.sha256(), 0
-    with temp_file(layout / "blobs" / "sha256") as temporary, ThreadedHash() as inner:
+    size = 0
+    with temp_file(layout / "blobs" / "sha256") as temporary, ThreadedHash() as inner, ThreadedHash() as outer:
         with temporary.open("wb") as file:
 
             def write(data: bytes) -> int:
-                outer.update(data)
+                if data:
+                    outer.update(data)
                 return file.write(data)
 
             for block in chain(sample, blocks):
