@@ -5,7 +5,6 @@ BuildKit would copy, tar and compress folders on one processor, for every cell a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from dataclasses import dataclass, field, replace
@@ -148,11 +147,12 @@ def _virtual_blob(
     if known:
         on_bytes(size)
     else:
-        digest = hashlib.sha256()
-        for block in tarball.blocks(segments):
-            digest.update(block)
-            on_bytes(len(block))
-    name = f"sha256:{known or digest.hexdigest()}"
+        with ThreadedHash() as digest:
+            for block in tarball.blocks(segments):
+                digest.update(block)
+                on_bytes(len(block))
+            known = digest.hexdigest()
+    name = f"sha256:{known}"
     virtual_blob.write(workspace.images, name, segments)
     return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
 
