@@ -5,19 +5,19 @@ BuildKit would copy, tar and compress folders on one processor, for every cell a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, IntegrityError
 from builder.host import records, tarball
 from builder.host.files import disk_errors, mark_used, temp_file
 from builder.host.threaded_hash import ThreadedHash
 from builder.image.oci import virtual_blob
+from builder.image.oci.compressors import compressor, release
 from builder.image.oci.layout import blob, is_present, mark_blob_used
 from builder.model.images import Descriptor, SlimmedWheel
 from builder.models.layer_hash import known_layer
@@ -25,7 +25,7 @@ from builder.models.layer_hash import known_layer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from builder.host.config import Compression, LayerCompression
+    from builder.host.config import LayerCompression
     from builder.host.paths import Workspace
     from builder.image.layers.layer import LayerSource, LayerWork
 
@@ -39,8 +39,6 @@ _MOST_LITERAL = 1 << 20
 # Only the exponents' bits of weights compress; the first level gains as much, ten times as fast.
 _WEIGHTS_LEVEL = 1
 _MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
-# zlib's value for a gzip stream without a name and a time.
-_GZIP_WINDOW = 31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,15 +53,9 @@ class Packed:
     slimmed: tuple[SlimmedWheel, ...] = field(default=(), metadata=records.OPTIONAL)
 
 
-class _Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
 def compression_key(compression: LayerCompression) -> str:
     """Return the other inputs of a layer's bytes besides its files: format, compressor, its release and level."""
-    return f"{_FORMAT}-{compression.kind}-{_release(compression.kind)}-{compression.level}-{_WEIGHTS_LEVEL}"
+    return f"{_FORMAT}-{compression.kind}-{release(compression.kind)}-{compression.level}-{_WEIGHTS_LEVEL}"
 
 
 def pack_layer(
@@ -155,11 +147,12 @@ def _virtual_blob(
     if known:
         on_bytes(size)
     else:
-        digest = hashlib.sha256()
-        for block in tarball.blocks(segments):
-            digest.update(block)
-            on_bytes(len(block))
-    name = f"sha256:{known or digest.hexdigest()}"
+        with ThreadedHash() as digest:
+            for block in tarball.blocks(segments):
+                digest.update(block)
+                on_bytes(len(block))
+            known = digest.hexdigest()
+    name = f"sha256:{known}"
     virtual_blob.write(workspace.images, name, segments)
     return Packed(blob=Descriptor(media_type=_MEDIA_TYPE, digest=name, size=size), diff_id=name)
 
@@ -209,26 +202,27 @@ def pack(
     blocks = iter(content)
     sample = _read_sample(blocks)
     threads = threads or os.cpu_count() or 1
-    compressor = _compressor(compression, threads) if _shrinks(sample) else None
-    outer, size = hashlib.sha256(), 0
-    with temp_file(layout / "blobs" / "sha256") as temporary, ThreadedHash() as inner:
+    stream = compressor(compression, threads) if _shrinks(sample) else None
+    size = 0
+    with temp_file(layout / "blobs" / "sha256") as temporary, ThreadedHash() as inner, ThreadedHash() as outer:
         with temporary.open("wb") as file:
 
             def write(data: bytes) -> int:
-                outer.update(data)
+                if data:
+                    outer.update(data)
                 return file.write(data)
 
             for block in chain(sample, blocks):
-                if compressor:
+                if stream:
                     inner.update(block)
-                size += write(compressor.compress(block) if compressor else block)
+                size += write(stream.compress(block) if stream else block)
                 on_bytes(len(block))
-            size += write(compressor.flush()) if compressor else 0
+            size += write(stream.flush()) if stream else 0
         digest = f"sha256:{outer.hexdigest()}"
-        diff_id = f"sha256:{inner.hexdigest()}" if compressor else digest
+        diff_id = f"sha256:{inner.hexdigest()}" if stream else digest
         verify(diff_id)
         temporary.replace(blob(layout, digest))
-    kind = f"{_MEDIA_TYPE}+{compression.kind}" if compressor else _MEDIA_TYPE
+    kind = f"{_MEDIA_TYPE}+{compression.kind}" if stream else _MEDIA_TYPE
     return Packed(blob=Descriptor(media_type=kind, digest=digest, size=size), diff_id=diff_id)
 
 
@@ -243,21 +237,3 @@ def _shrinks(blocks: Sequence[bytes]) -> bool:
     """Return whether to compress a stream, by its beginning alone, so that the result is the same everywhere."""
     sample = b"".join(blocks)
     return len(sample) < _SAMPLE or len(zlib.compress(sample, 1)) < _WORTH * len(sample)
-
-
-def _compressor(compression: LayerCompression, threads: int) -> _Compressor:
-    if compression.kind == "gzip":
-        return zlib.compressobj(compression.level, zlib.DEFLATED, _GZIP_WINDOW)
-    import zstandard  # noqa: PLC0415  # only packing needs it
-
-    # At least one worker: without any, zstd splits its input differently, and the bytes differ.
-    compressor: _Compressor = zstandard.ZstdCompressor(level=compression.level, threads=threads).compressobj()
-    return compressor
-
-
-def _release(compression: Compression) -> str:
-    if compression == "gzip":
-        return zlib.ZLIB_RUNTIME_VERSION
-    import zstandard  # noqa: PLC0415  # as above
-
-    return ".".join(str(number) for number in zstandard.ZSTD_VERSION)
