@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from builder.model.images import Descriptor, Image
 
 _BLOCK = 1 << 20
+# The engine drops the name of an image at once.
+_NAME_GONE_S = 2.0
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
@@ -74,10 +76,18 @@ def loaded(
         except KeyboardInterrupt:
             if not present:
                 console.note("removing the loaded image from the engine")
+                _hand_back(engine, reference)
             raise
         finally:
             if not present:
                 forget_tag(client, reference)
+
+
+def _hand_back(engine: Engine, reference: str) -> None:
+    """Let the engine remove an image, and do not wait for its files, which may take a minute."""
+    # An engine that is gone needs no clean-up, and must not hide the interrupt.
+    with suppress(EngineError), closing(engine.client(_NAME_GONE_S)) as client:
+        forget_tag(client, reference)
 
 
 def reference_of(client: DockerClient, image: Image) -> str | None:

@@ -116,13 +116,25 @@ def test_the_image_is_there_for_the_block_only(built: tuple[Image, Path], engine
     assert reference not in names(client)
 
 
-def test_an_interrupt_says_that_the_image_is_removed(
-    built: tuple[Image, Path], engine: Engine, client: DockerClient, capsys: pytest.CaptureFixture[str]
+def test_an_interrupt_does_not_wait_for_the_files_of_the_image(
+    built: tuple[Image, Path],
+    engine: Engine,
+    client: DockerClient,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    patient, limits = Engine.client, list[tuple[float, ...]]()
+
+    def noted(own: Engine, *limit: float) -> DockerClient:
+        limits.append(limit)
+        return patient(own, *limit)
+
+    monkeypatch.setattr(Engine, "client", noted)
     image, layout = built
     with pytest.raises(KeyboardInterrupt), loaded(image, layout, engine, Console(quiet=True)) as name:
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "removing the loaded image from the engine\n"
+    assert limits == [(), (engine_load._NAME_GONE_S,)]
     assert not exists(client, name)
 
 
