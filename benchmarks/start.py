@@ -124,8 +124,7 @@ def _report(results: Path) -> None:
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     lines = [
         f"`benchmarks/start.py COLD WARM`, {rows[0]['machine']}.",
-        "Each start is in a new container with an empty cache; the images start in turns. Medians; the fastest and the",
-        "slowest run in brackets.",
+        "Each start is in a new container with an empty cache. Medians; in brackets, the fastest and the slowest run.",
         "",
         "| seconds from the container's start to | cold | warm | ratio |",
         "|---|--:|--:|--:|",
@@ -136,7 +135,8 @@ def _report(results: Path) -> None:
         lines.append(f"| {words} | {_text(times['cold'])} | {_text(times['warm'])} | {warm / cold:.2f} |")
     answers = {row["answer"] for row in rows}
     same = "All answers are the same" if len(answers) == 1 else f"There are {len(answers)} different answers"
-    lines += ["", f"{len(rows)} runs. {same}."]
+    counts = ", ".join(f"{sum(row['kind'] == kind for row in rows)} {kind}" for kind in ("cold", "warm"))
+    lines += ["", f"{len(rows)} starts: {counts}. {same}."]
     write_section("Starting", "\n".join(lines))
 
 
