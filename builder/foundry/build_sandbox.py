@@ -71,8 +71,8 @@ class BuildFolder:
 
     def add_cost(self, seconds: float, units: int) -> None:
         """Add a run's cost, with the memory that its hook wrote down, if it came to an end."""
-        before, measured = self.cost(), self.path / "cost.json"
-        peak = json.loads(measured.read_text(encoding="utf-8"))["peak_memory"] if measured.is_file() else 0
+        before, ended = self.cost(), self._measured.is_file()
+        peak = json.loads(self._measured.read_text(encoding="utf-8"))["peak_memory"] if ended else 0
         total = BuildCost(
             seconds=before.seconds + seconds,
             peak_memory=max(before.peak_memory, peak),
@@ -81,12 +81,16 @@ class BuildFolder:
         write_text(self._total, json.dumps(dataclasses.asdict(total)))
 
     @property
+    def _measured(self) -> Path:
+        return self.path / "cost.json"
+
+    @property
     def _total(self) -> Path:
         return self.path / "total.json"
 
     def raw_wheel(self) -> Path | None:
-        """Return the wheel as the backend wrote it, if the build has ended."""
-        return next(iter(sorted(self.wheel.glob("*.whl"))), None)
+        """Return the wheel as the backend wrote it, if the build has ended: its cost is written after it."""
+        return next(iter(sorted(self.wheel.glob("*.whl"))), None) if self._measured.is_file() else None
 
 
 def prepare_target(build: LockedBuild, folder: BuildFolder, python: BuildPython) -> None:

@@ -102,9 +102,10 @@ class RemoteSandbox:
             if code:
                 raise ProgramFailedError(tuple(argv), code, "\n".join(log.lines))
             with disk_errors(self.folder.path):
-                shutil.copyfile(result / "cost.json", self.folder.path / "cost.json")
                 for wheel in result.glob("*.whl"):
                     shutil.copyfile(wheel, self.folder.wheel / wheel.name)
+                # Last: the build counts as ended with it.
+                shutil.copyfile(result / "cost.json", self.folder.path / "cost.json")
 
     @contextmanager
     def _step(self, order: Mapping[str, Any], on_line: Callable[[str], None]) -> Iterator[Path]:

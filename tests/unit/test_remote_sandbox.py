@@ -180,3 +180,12 @@ def test_a_machine_of_another_architecture(
     docker(tmp_path, monkeypatch, f"mkdir result; echo '{facts}' > result/machine.json")
     with pytest.raises(BuildError, match="the compilers of amd64 machines, and the builder server is arm64"):
         remote.capacity()
+
+
+def test_a_wheel_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    folder = BuildFolder(path=tmp_path)
+    folder.wheel.mkdir()
+    (folder.wheel / "demo.whl").write_bytes(b"half a zip")
+    assert folder.raw_wheel() is None
+    (tmp_path / "cost.json").write_text('{"peak_memory": 1}')
+    assert folder.raw_wheel() == folder.wheel / "demo.whl"
