@@ -242,7 +242,7 @@ def verdict_lines(verdict: Verdict, *, earlier: bool = False) -> list[str]:
 
 
 def _warm_words(warm: WarmStart) -> str:
-    if warm.failure:
+    if warm.failure or warm.size is None:
         return f"none: {warm.failure}"
     more = f"{size_of(warm.size)} more; `jbuild promote RECIPE --warm` publishes it"
     return f"ready after {warm.ready_s:.0f} s, compiled nothing, {more}"

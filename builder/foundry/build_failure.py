@@ -132,7 +132,7 @@ def _killed(jobs: int) -> tuple[str, str]:
         )
     return (
         message,
-        "one unit needs more memory than the machine has free: add swap, or build elsewhere (`--runner`)",
+        "one unit needs more memory than the machine has free: add swap, or name another machine (`runner` in [build])",
     )
 
 

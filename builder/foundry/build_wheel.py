@@ -52,7 +52,8 @@ def build_wheel(build: LockedBuild, session: Session, options: BuildOptions) -> 
         finished = folder.raw_wheel()
         if finished:
             return finished
-        runner = options.runner or session.config.runner
+        # An empty name means this machine, whatever the configuration says.
+        runner = session.config.runner if options.runner is None else options.runner
         if runner:
             require_builder(runner, docker_environment(session))
         warn_without_sysroot(build, session)

@@ -112,9 +112,9 @@ class Compilations:
     lines: int = 0
 
     def __str__(self) -> str:
-        """Return the counts, such as `12 Triton kernels, 2 lines of the log`; `nothing` without any."""
-        counts = [f"{row.files} {row.of}" for row in self.files]
-        counts += [f"{self.lines} lines of the log"] if self.lines else []
+        """Return the counts, such as `Triton kernels (12), lines of the log (2)`; `nothing` without any."""
+        counts = [f"{row.of} ({row.files})" for row in self.files]
+        counts += [f"lines of the log ({self.lines})"] if self.lines else []
         return ", ".join(counts) or "nothing"
 
 
@@ -122,11 +122,11 @@ class Compilations:
 class WarmStart:
     """A start of the image with a layer of the files that the run before compiled.
 
-    `digest` is the warm image's, `size` the layer's compressed bytes; `failure` is why the layer is refused.
+    `digest` is the warm image's, `size` the layer's compressed bytes; `failure` is why there is no warm image.
     """
 
-    digest: str
-    size: int
+    digest: str | None = None
+    size: int | None = None
     ready_s: float | None = None
     compilations: Compilations | None = None
     failure: str | None = None

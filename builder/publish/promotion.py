@@ -102,7 +102,8 @@ def from_cell(job: Job, session: Session, options: PromoteOptions) -> PromotionC
         evidence=cell_evidence(job, image, proven, session) if attached else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
-        rules=spec.tags,
+        # The recipe's own tags are those of the image that `jbuild push` publishes.
+        rules=tuple(replace(rule, name=f"{rule.name}-warm") for rule in spec.tags) if options.warm else spec.tags,
         on_failure=spec.on_failure,
         folder=folder,
     )
@@ -179,7 +180,7 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
             where=candidate.source.digest,
             hint="pass a better verdict with --verdict FILE; every registry has the digest already",
         )
-    if imported and candidate.folder:
+    if imported and candidate.folder and not options.warm:
         # The audit counts it as a proof.
         records.write(candidate.folder.record(IMPORTED), imported.digest, imported)
     return done

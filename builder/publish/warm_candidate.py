@@ -11,7 +11,7 @@ from builder.image.oci.layout import blob, find_corruption, is_present, read_con
 from builder.image.oci.warm_image import with_warm_layer
 from builder.model.bundles import VERDICT_FOLDER
 from builder.pipeline.cell import CellRecords
-from builder.smoke.warm_run import read_warm
+from builder.smoke.warm_run import any_warm, read_warm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,8 @@ def warm_folder(verdict: Path | None, folder: CellFolder) -> Path:
 def has_warm_image(job: Job, verdict: Path | None, session: Session) -> bool:
     """Return whether a cell's latest image has a warm image, here or in a folder of verdicts."""
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    image, found = CellRecords(folder).image(), read_warm(warm_folder(verdict, folder))
-    return image is not None and found is not None and found[0].base == image.digest
+    image = CellRecords(folder).image()
+    return image is not None and read_warm(warm_folder(verdict, folder), image.digest) is not None
 
 
 def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tuple[Image, Verdict]:
@@ -49,7 +49,7 @@ def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tup
         BuildError: the latest image is not in the cache.
         DiskError: the layer cannot be copied.
     """
-    found = read_warm(folder)
+    found = any_warm(folder)
     if found is None:
         raise UsageError(
             "there is no warm image of this cell",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROBE = script("model_info")
 # The exit code of the probe if this vLLM keeps no results, or has no class of the model.
 NOTHING_KEPT = 3
-_DONE = "a second process inspected the model's class during the start"
+_DONE = "a second process inspected the model's class beside the start"
 
 
 def prepared(run: SmokeRun) -> Launch:
@@ -46,10 +46,12 @@ def begin(run: SmokeRun, container: RunningContainer) -> str | None:
 
 def end(run: SmokeRun, container: RunningContainer, program: str | None) -> None:
     """Note in the run that its start was helped; if the inspection failed, say so: the server then did it itself."""
-    code = container.exit_code(program) if program else None
-    if code == 0:
+    if program is None:
+        return
+    code = container.exit_code(program)
+    if code in (0, None):
         run.emulation.append(_DONE)
-    elif code not in (None, NOTHING_KEPT):
+    elif code != NOTHING_KEPT:
         run.console.say(f"{run.name}: {_PROBE.stem} exited with code {code}: the server inspected the model's class")
 
 

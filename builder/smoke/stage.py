@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Level
     from builder.pipeline.cell import CellRun
     from builder.smoke.golden import Golden
+    from builder.smoke.start_caches import CompiledStore
 
 
 class _SmokeStage(Stage[Verdict]):
@@ -66,14 +67,19 @@ class _SmokeStage(Stage[Verdict]):
                 proof = f"this digest passed at level {before.level} on {before.when}"
                 console.say(f"{job.cell.id}: {proof}; --force runs it again")
                 return before
-            try:
-                verdict = _smoke(run, name, engine, reached, recorded)
-            except SmokeFailedError:
-                # An earlier pass of this digest no longer counts.
-                _path(workspace, image.digest, reached, question).unlink(missing_ok=True)
-                raise
-            # Before the engine tags the image: a refused tag must not cost another run of many minutes.
-            keep_verdict(workspace, verdict, question)
+            with compiled_store(run) as compiled:
+                try:
+                    verdict = _smoke(run, name, engine, reached, recorded, compiled)
+                except SmokeFailedError:
+                    # An earlier pass of this digest no longer counts.
+                    _path(workspace, image.digest, reached, question).unlink(missing_ok=True)
+                    raise
+                # Before the engine tags the image: a refused tag must not cost another run of many minutes.
+                keep_verdict(workspace, verdict, question)
+                if compiled.keep and verdict.compilations:
+                    baseline = Baseline(golden=recorded, model=golden.model_of(run), usual_start_s=verdict.ready_s)
+                    verdict = replace(verdict, warm=warm_start(run, engine, compiled, baseline))
+                    keep_verdict(workspace, verdict, question)
         return verdict
 
     def last_failure(self, run: CellRun) -> str | None:
@@ -84,7 +90,9 @@ class _SmokeStage(Stage[Verdict]):
 STAGE = _SmokeStage()
 
 
-def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...]) -> Verdict:
+def _smoke(
+    run: CellRun, name: str, engine: Engine, reached: Level, recorded: tuple[Golden, ...], compiled: CompiledStore
+) -> Verdict:
     session, folder = run.session, run.folder
     last_path = folder.record(f"smoke-{reached}")
     last = records.read(last_path, None, Verdict)
@@ -94,22 +102,19 @@ def _smoke(run: CellRun, name: str, engine: Engine, reached: Level, recorded: tu
         recorded=[] if run.options.record else None,
         usual_start_s=last.ready_s if last else None,
     )
-    with compiled_store(run) as compiled:
-        verdict = smoke(
-            run.image,
-            name,
-            run.job.spec,
-            engine,
-            session.console,
-            log=folder.smoke_log(reached),
-            baseline=reference,
-            compiled=compiled,
-            on_step=run.on_step,
-        )
-        if last:
-            verdict = _compared(run, verdict, last)
-        if compiled.keep and compiled.files:
-            verdict = replace(verdict, warm=warm_start(run, engine, compiled, reference))
+    verdict = smoke(
+        run.image,
+        name,
+        run.job.spec,
+        engine,
+        session.console,
+        log=folder.smoke_log(reached),
+        baseline=reference,
+        compiled=compiled,
+        on_step=run.on_step,
+    )
+    if last:
+        verdict = _compared(run, verdict, last)
     records.write(last_path, "", verdict)
     if reference.recorded is not None:
         _record(run, reference.recorded)

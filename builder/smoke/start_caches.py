@@ -74,7 +74,7 @@ def read_caches(container: RunningContainer, keep: Path | None = None) -> tuple[
 
     Raises:
         DiskError: a file cannot be written.
-        APIError: the engine cannot read the container.
+        EngineError: the engine does not send them.
     """
     return tuple(sorted(_files(container, keep), key=lambda file: file.path))
 

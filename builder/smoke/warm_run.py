@@ -5,15 +5,19 @@ The warm image has to compile nothing. If it does, or fails, the image of the fi
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from builder.errors import JbuildError
 from builder.host import records
 from builder.host.files import disk_errors, temp_folder
 from builder.image.oci.layout import read_config
 from builder.image.oci.warm_image import make_warm_image
+from builder.image.runtime import server_json
+from builder.image.runtime.settings import settle
+from builder.image.runtime.warm_start import choices
 from builder.model.images import WarmImage
 from builder.model.verdicts import SmokeFailedError, Verdict, WarmStart
 from builder.smoke.engine_load import EngineBlobs, loaded
@@ -37,11 +41,19 @@ def needs_warm_image(run: CellRun, verdict: Verdict) -> bool:
     """Return whether a recipe wants a warm image, and the run of a verdict made none that is still there."""
     if not run.job.spec.image.warm or verdict.compilations is None:
         return False
-    return verdict.warm is None or (verdict.warm.failure is None and read_warm(run.folder.warm) is None)
+    return verdict.warm is None or (
+        verdict.warm.failure is None and read_warm(run.folder.warm, run.image.digest) is None
+    )
 
 
-def read_warm(folder: Path) -> tuple[WarmImage, Verdict] | None:
-    """Return the warm image of the last smoke run, and its own verdict; None without any."""
+def read_warm(folder: Path, base: str) -> tuple[WarmImage, Verdict] | None:
+    """Return the warm image of the last smoke run of the image `base` (its digest), and its own verdict, if any."""
+    found = any_warm(folder)
+    return found if found and found[0].base == base else None
+
+
+def any_warm(folder: Path) -> tuple[WarmImage, Verdict] | None:
+    """Return the warm image in a folder, of any image, and its own verdict; None without any."""
     image = records.read(folder / _RECORD, None, WarmImage)
     verdict = records.read(folder / _VERDICT, None, Verdict)
     return (image, verdict) if image and verdict and verdict.digest == image.image.digest else None
@@ -64,22 +76,45 @@ def compiled_store(run: CellRun) -> Iterator[CompiledStore]:
 def warm_start(run: CellRun, engine: Engine, compiled: CompiledStore, reference: Baseline) -> WarmStart:
     """Make the warm image of a run that passed, start it, and return how that went; it is kept if it compiled nothing.
 
-    Raises:
-        EngineError: the engine does not load it, or stopped responding.
-        DiskError: the image or its record cannot be written.
+    The run before counts whatever happens: an error is the reason why there is no warm image.
     """
-    kept = run.folder.warm
-    shutil.rmtree(kept, ignore_errors=True)
+    name, console = run.job.cell.id, run.session.console
+    if not compiled.files:
+        return WarmStart(failure="the start compiled nothing")
+    if _depends_on_smoke_settings(run):
+        console.warn(
+            f"{name}: `[smoke.environment]` changes what the server compiles: the warm image fits only starts with "
+            "these variables; move them to `[server.environment]`"
+        )
+    try:
+        result = _started_again(run, engine, compiled, reference)
+    except JbuildError as error:
+        result = WarmStart(failure=error.message)
+    if result.failure:
+        console.warn(f"{name}: there is no warm image: {result.failure}")
+    return result
+
+
+def _depends_on_smoke_settings(run: CellRun) -> bool:
+    spec = run.job.spec
+    plain = dict(spec.server.environment)
+    tested = {**plain, **dict(spec.smoke.environment)}
+    settings = json.loads(server_json(spec))
+    one, other = (choices(settle(settings, environment, ()), environment) for environment in (plain, tested))
+    return one != other
+
+
+def _started_again(run: CellRun, engine: Engine, compiled: CompiledStore, reference: Baseline) -> WarmStart:
+    kept, console = run.folder.warm, run.session.console
     with temp_folder(kept.parent, kept.name) as layout, disk_errors(kept):
         warm = _image(run, compiled, layout)
-        run.session.console.say(
+        console.say(
             f"{run.job.cell.id}: starting the image again, with {len(compiled.files)} compiled files in a layer"
         )
-        again = _second_run(run, warm, engine, compiled, layout, replace(reference, recorded=None))
+        again = _second_run(run, warm, engine, compiled, layout, reference)
         result = _result(warm, again)
-        if result.failure:
-            run.session.console.warn(f"{run.job.cell.id}: there is no warm image: {result.failure}")
-        else:
+        shutil.rmtree(kept, ignore_errors=True)
+        if result.failure is None:
             records.write(layout / _VERDICT, "", again)
             records.write(layout / _RECORD, "", warm)
             layout.chmod(0o755)

@@ -47,7 +47,7 @@ def test_a_run_counts_what_the_server_compiles(finished: Project) -> None:
     finished.recipe["smoke"]["environment"] = {"STAND_IN_COMPILES": "once"}
     finished.write()
     done = finished.run("smoke")
-    assert "compiled  1 graphs and their kernels, 1 lines of the log" in done.stdout, done.stderr
+    assert "compiled  graphs and their kernels (1), lines of the log (1)" in done.stdout, done.stderr
     verdict = finished.record("smoke")
     assert verdict["compilations"] == COMPILED
     assert "warm" not in verdict
@@ -96,11 +96,11 @@ def test_promote_publishes_it_with_its_own_evidence(warm: Project) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"JBUILD_MAX_MODEL_LEN": "77"}, "do not fit and are not used: options: "),
-        ({"VLLM_USE_V1": "0"}, "do not fit and are not used: VLLM_USE_V1: none, here 0"),
+        ({"JBUILD_MAX_MODEL_LEN": "77"}, "do not fit and are not used: options that differ: --max-model-len"),
+        ({"VLLM_USE_V1": "0"}, "do not fit and are not used: variables that differ: VLLM_USE_V1"),
         (
             {"VLLM_API_KEY": "secret"},
-            r"do not fit and are not used: VLLM_API_KEY, for each of which vLLM compiles anew",
+            "do not fit and are not used: VLLM_API_KEY is set, and vLLM compiles anew",
         ),
         ({"JBUILD_PORT": "8123", "CUDA_VISIBLE_DEVICES": "0"}, "took 1 compiled files from the image"),
     ],
@@ -128,7 +128,7 @@ def test_an_image_that_still_compiles_is_refused_and_the_first_one_counts(finish
     verdict = finished.record("smoke")
     assert verdict["passed"]
     assert verdict["warm"]["compilations"] == COMPILED
-    refused = "it still compiles at its start: 1 graphs and their kernels, 1 lines of the log"
+    refused = "it still compiles at its start: graphs and their kernels (1), lines of the log (1)"
     assert verdict["warm"]["failure"] == refused
     assert f"{CELL}: there is no warm image: {refused}" in done.stderr
     assert finished.run("smoke", "--json").ran() == [], "the same image would be refused again"

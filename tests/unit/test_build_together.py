@@ -29,7 +29,7 @@ def test_both_run_at_the_same_time() -> None:
         met.wait()
         return LAYERS
 
-    assert _together(system, packed) == (SYSTEM, LAYERS)
+    assert _together(system, packed, lambda: None) == (SYSTEM, LAYERS)
 
 
 def test_a_system_image_that_fails_ends_the_packing() -> None:
@@ -41,7 +41,7 @@ def test_a_system_image_that_fails_ends_the_packing() -> None:
         raise AssertionError("it was not ended")
 
     with pytest.raises(BuildError, match="no package"):
-        _together(system, packed)
+        _together(system, packed, lambda: None)
 
 
 def test_a_layer_that_cannot_be_packed_fails_the_build_after_the_system_image() -> None:
@@ -58,5 +58,19 @@ def test_a_layer_that_cannot_be_packed_fails_the_build_after_the_system_image() 
         raise BuildError("a damaged wheel")
 
     with pytest.raises(BuildError, match="a damaged wheel"):
-        _together(system, packed)
+        _together(system, packed, lambda: None)
     assert ended.is_set()
+
+
+def test_ctrl_c_stops_the_system_image() -> None:
+    stopped = threading.Event()
+
+    def system() -> Image:
+        assert stopped.wait(30)
+        raise BuildError("stopped")
+
+    def packed(_: CancelToken) -> tuple[Any, ...]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _together(system, packed, stopped.set)

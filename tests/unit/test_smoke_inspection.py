@@ -46,13 +46,14 @@ def run(*, emulated: bool = True, models: tuple[Model, ...] = (Model(name="tiny"
     return SmokeRun(name="cell", spec=spec, launch=LAUNCH, emulated=emulated, **facts)
 
 
-def test_an_emulated_start_is_helped_and_says_so() -> None:
-    running, container = run(), Container()
+@pytest.mark.parametrize("code", [0, None], ids=["done", "forgotten"])
+def test_an_emulated_start_is_helped_and_says_so(code: int | None) -> None:
+    running, container = run(), Container(code=code)
     assert inspection.prepared(running).files == (script("model_info"),)
     program = inspection.begin(running, container)  # type: ignore[arg-type]
     assert container.begun == [("/opt/venv/bin/python", "/model_info.py", "/models/tiny")]
     inspection.end(running, container, program)  # type: ignore[arg-type]
-    assert running.emulation == ["a second process inspected the model's class during the start"]
+    assert running.emulation == ["a second process inspected the model's class beside the start"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,6 @@ def test_a_container_gets_no_probe_that_it_does_not_run(changes: dict[str, Any])
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (None, ""),
         (NOTHING_KEPT, ""),
         (1, "cell: model_info exited with code 1: the server inspected the model's class\n"),
     ],

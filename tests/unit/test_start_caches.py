@@ -75,10 +75,10 @@ def test_new_and_changed_files_count_by_cache() -> None:
     ("compilations", "text"),
     [
         (Compilations(), "nothing"),
-        (Compilations(lines=2), "2 lines of the log"),
+        (Compilations(lines=2), "lines of the log (2)"),
         (
             Compilations(files=(CompiledCount(of="Triton kernels", files=3),), lines=1),
-            "3 Triton kernels, 1 lines of the log",
+            "Triton kernels (3), lines of the log (1)",
         ),
     ],
 )

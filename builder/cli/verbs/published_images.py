@@ -117,7 +117,11 @@ def _of_recipe(
     jobs = selection.possible_jobs()
     if request.warm:
         # Without one, the first cell's error says what is missing.
-        jobs = [job for job in jobs if has_warm_image(job, request.verdict, session)] or jobs[:1]
+        found = [job for job in jobs if has_warm_image(job, request.verdict, session)]
+        for job in jobs if found else ():
+            if job not in found:
+                session.console.warn(f"{job.name}: its latest image has no warm image")
+        jobs = found or jobs[:1]
     candidates = [from_cell(job, session, request) for job in jobs]
     if request.verdict:
         about = [candidate for candidate in candidates if is_about(request.verdict, candidate)]

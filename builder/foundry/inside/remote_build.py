@@ -41,7 +41,7 @@ def _wheels() -> list[Path]:
 def _remove(names: tuple[str, ...]) -> None:
     for name in names:
         path = _BUILD / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
+from builder.errors import EngineError
 from builder.host import owner
 from builder.host.chunk_stream import as_file
 from builder.host.engine.gpu_access import uses_gpu
@@ -181,17 +182,24 @@ class RunningContainer:
         """Yield the path, the mode and the content of each regular file below a folder, in ended containers too.
 
         A container without the folder has none. The content has to be read before the next file is taken.
+
+        Raises:
+            EngineError: the engine does not send them, or not all of them.
         """
         try:
             chunks, _ = self._container.get_archive(folder)
+            with tarfile.open(fileobj=as_file(chunks), mode="r|") as archive:
+                for entry in archive:
+                    content = archive.extractfile(entry) if entry.isreg() else None
+                    if content:
+                        # The archive names them below the folder's own name.
+                        yield entry.name.partition("/")[2], entry.mode, content
         except NotFound:
             return
-        with tarfile.open(fileobj=as_file(chunks), mode="r|") as archive:
-            for entry in archive:
-                content = archive.extractfile(entry) if entry.isreg() else None
-                if content:
-                    # The archive names them below the folder's own name.
-                    yield entry.name.partition("/")[2], entry.mode, content
+        except (APIError, tarfile.TarError) as error:
+            reason = getattr(error, "explanation", None) or error
+            hint = "run `jbuild doctor`"
+            raise EngineError(f"the files of {folder} in the container cannot be read: {reason}", hint=hint) from error
 
     def begin(self, argv: Sequence[str]) -> str:
         """Start a program in the container without waiting for it; return its ID for `exit_code`."""
@@ -201,9 +209,13 @@ class RunningContainer:
         return started
 
     def exit_code(self, program: str) -> int | None:
-        """Return the exit code of a program of `begin`, None while it runs."""
+        """Return the exit code of a program of `begin`, None while it runs, or if the engine has forgotten it."""
         api: Any = self._container.client.api  # type: ignore[union-attr]
-        state = api.exec_inspect(program)
+        try:
+            state = api.exec_inspect(program)
+        except NotFound:
+            # Engines forget programs some minutes after their end.
+            return None
         return None if state["Running"] else int(state["ExitCode"])
 
     def processors(self) -> int:

@@ -84,6 +84,7 @@ def build_image(
     system, packed = _together(
         partial(_system_image, run, plan.system, request, engine, again=again or fresh),
         partial(_packed_layers, run, layers),
+        session.console.cancel,
     )
     image = assemble(plan, packed, system, session.workspace.images)
     mark_image_used(session.workspace.images, image)
@@ -91,7 +92,7 @@ def build_image(
 
 
 def _together(
-    system: Callable[[], Image], packed: Callable[[CancelToken], tuple[Packed, ...]]
+    system: Callable[[], Image], packed: Callable[[CancelToken], tuple[Packed, ...]], stop: Callable[[], object]
 ) -> tuple[Image, tuple[Packed, ...]]:
     """Return the system image and the packed layers, made at the same time; a failure of the first ends the other."""
     token = CancelToken()
@@ -106,7 +107,8 @@ def _together(
             future.result()
             raise
         except KeyboardInterrupt:
-            # The thread does not see it.
+            # The thread does not see it: end its programs, and stop it at its next step of progress.
+            stop()
             end_all()
             raise
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from builder.image.layers.layer import LayerSource, LayerWork
 
 # Part of every packed layer's key: raise it when the same layer packs to other bytes.
-_FORMAT = "4"
+_FORMAT = "5"
 # The size of the sample (bytes) that decides whether to compress a stream, and the largest worthwhile ratio.
 _SAMPLE = 8 << 20
 _WORTH = 0.97

@@ -7,16 +7,18 @@ the start of this container's server, as JSON: a cache of these conditions fits.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import Settings, read_server, settle
@@ -33,10 +35,14 @@ CACHE = Path("/cache")
 _MAJOR, _MINOR = 75, 76
 # Variables that choose what is compiled, by the names of their programs.
 _COMPILING = re.compile(r"(?:VLLM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|CUDA|FLASHINFER)_\w+")
-# Of these, variables that name places, devices, keys and logs, which compile nothing.
-_OTHER = re.compile(r"\w*(?:KEY|TOKEN|SECRET|LOG|HOST|PORT|CACHE|ROOT|STATS|DIR|PATH|VISIBLE|WORKSPACE_BASE)\w*")
+# Words of those that name places, devices, secrets and logs, which compile nothing.
+_OTHER = frozenset(
+    ("KEY", "TOKEN", "SECRET", "PASSWORD", "LOG", "LOGGING", "HOST", "PORT", "ROOT", "STATS", "DIR", "PATH", "VISIBLE")
+)
 # Options that name the server and whom it talks to.
-_FREE = ("--host", "--port", "--served-model-name", "--api-key", "--uvicorn-log-level", "--root-path")
+_FREE = frozenset(
+    ("--host", "--port", "--served-model-name", "--api-key", "--hf-token", "--uvicorn-log-level", "--root-path")
+)
 
 
 def conditions(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -47,13 +53,23 @@ def conditions(settings: Settings, environment: Mapping[str, str]) -> dict[str, 
     return {
         **_gpu(),
         "model": settings.model,
-        "arguments": list(_arguments(settings)),
         # vLLM 0.20 compiles anew for each value: `compile_factors` in vllm/envs.py.
         "key": bool(environment.get("VLLM_API_KEY")),
-        "environment": {
-            name: environment[name]
+        **choices(settings, environment),
+    }
+
+
+def choices(settings: Settings, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the options and the variables that choose what is compiled, with hashes of their values.
+
+    The layer is published and the log is read by others: neither needs the values.
+    """
+    return {
+        "options": {name: _hash(values) for name, values in sorted(_options(settings).items())},
+        "variables": {
+            name: _hash([environment[name]])
             for name in sorted(environment)
-            if _COMPILING.fullmatch(name) and not _OTHER.fullmatch(name)
+            if _COMPILING.fullmatch(name) and _OTHER.isdisjoint(name.split("_"))
         },
     }
 
@@ -90,8 +106,8 @@ def main(process: Path = Path("/proc/1/environ")) -> None:
 
 def _read_conditions(path: Path) -> dict[str, Any]:
     wanted = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(wanted, dict) or not isinstance(wanted.get("environment"), dict):
-        raise ValueError(f"{path} has no conditions")  # noqa: TRY004  # as for other damage
+    if not isinstance(wanted, dict) or not all(isinstance(wanted.get(key), dict) for key in ("options", "variables")):
+        raise ValueError(f"{path} has no conditions")  # as for other damage
     return wanted
 
 
@@ -117,37 +133,35 @@ def _gpu() -> dict[str, str | None]:
     }
 
 
-def _arguments(settings: Settings) -> Iterator[str]:
-    words = iter(settings.arguments)
-    for word in words:
-        name, separator, _ = word.partition("=")
-        if name not in _FREE:
-            yield word
-        elif not separator:
-            next(words, None)
+def _options(settings: Settings) -> dict[str, list[str]]:
+    """Return the values of each option, in both of its spellings (`--a-b=c`, `--a_b c`)."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in settings.arguments:
+        if not word.startswith("-"):
+            values.append(word)
+            continue
+        name, separator, value = word.partition("=")
+        values = found.setdefault(name.replace("_", "-"), [])
+        values += [value] if separator else []
+    return {name: given for name, given in found.items() if name not in _FREE}
+
+
+def _hash(values: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(values).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _differences(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    names = {
-        "sm": "SM",
-        "driver": "CUDA of the driver",
-        "model": "model",
-        "arguments": "options",
-        "key": "VLLM_API_KEY, for each of which vLLM compiles anew (`--api-key` does not matter)",
-    }
-    for key, name in names.items():
+    for key, name in (("sm", "SM"), ("driver", "CUDA of the driver"), ("model", "model")):
         if wanted.get(key) != here[key]:
-            yield f"{name}: {_text(wanted.get(key))}, here {_text(here[key])}"
-    before, now = wanted["environment"], here["environment"]
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            yield f"{name}: {_text(before.get(name))}, here {_text(now.get(name))}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return {None: "none", True: "set", False: "none"}.get(value, str(value))
+            yield f"{name}: {wanted.get(key) or 'none'}, here {here[key] or 'none'}"
+    if here["key"] and not wanted.get("key"):
+        yield "VLLM_API_KEY is set, and vLLM compiles anew for each value of it"
+    for key in ("options", "variables"):
+        before, now = wanted[key], here[key]
+        names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        if names:
+            yield f"{key} that differ: {', '.join(names)}"
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -161,10 +175,17 @@ def _copy(source: Path, target: Path) -> bool:
     if target.exists():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, beside)
-    shutil.copymode(source, beside)
-    beside.replace(target)
+    # Each container's server is process 1, so that its number makes no name of its own.
+    number, name = tempfile.mkstemp(prefix=".", dir=str(target.parent))
+    os.close(number)
+    beside = Path(name)
+    try:
+        shutil.copyfile(str(source), name)
+        shutil.copymode(str(source), name)
+        beside.replace(target)
+    except OSError:
+        beside.unlink()
+        raise
     return True
 
 

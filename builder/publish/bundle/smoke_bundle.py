@@ -162,7 +162,7 @@ def _verdict(bundle: OpenBundle, run: CellRun, engine: Engine) -> Verdict:
         write_statement(run.job, run.image, failed.verdict, session, _file(bundle, failed.verdict))
         raise
     write_statement(run.job, run.image, verdict, session, _file(bundle, verdict))
-    if warm := read_warm(run.folder.warm):
+    if warm := read_warm(run.folder.warm, run.image.digest):
         warm_image, warm_verdict = warm
         write_statement(run.job, warm_image.image, warm_verdict, session, _file(bundle, warm_verdict, "-warm"))
     return verdict
