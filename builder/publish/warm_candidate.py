@@ -54,9 +54,9 @@ def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tup
         raise UsageError(
             "there is no warm image of this cell",
             where=str(folder),
-            hint="set `warm = true` under [image], run `jbuild smoke RECIPE` on the machine with the GPU, and name the "
-            "folder of its verdicts with --verdict if that is another machine; if the run says why it made none, begin "
-            "there",
+            hint=f"set `warm = true` under [image] and run `jbuild smoke {job.recipe.name}` on the machine that tests the "
+            "image; if that is another machine, name the folder of its verdicts with --verdict; the run says why it made "
+            "none",
         )
     warm, verdict = found
     if warm.base != image.digest:

@@ -72,7 +72,12 @@ def test_both_spellings_of_an_option_are_one() -> None:
 
 
 def test_words_decide_which_variables_count_not_parts_of_words() -> None:
-    counting = ("VLLM_KV_CACHE_LAYOUT", "VLLM_LOGITS_PROCESSOR_THREADS", "TORCHINDUCTOR_FORCE_DISABLE_CACHES")
+    counting = (
+        "VLLM_KV_CACHE_LAYOUT",
+        "VLLM_LOGITS_PROCESSOR_THREADS",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES",
+        "TORCHDYNAMO_DISABLE",
+    )
     other = ("VLLM_CACHE_ROOT", "VLLM_LOGGING_LEVEL", "CUDA_VISIBLE_DEVICES", "TRITON_LIBCUDA_PATH", "HOME")
     found = choices(SETTINGS, dict.fromkeys((*counting, *other), "1"))
     assert list(found["variables"]) == sorted(counting)

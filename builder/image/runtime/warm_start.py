@@ -34,7 +34,7 @@ CACHE = Path("/cache")
 # Attributes of the CUDA driver API (CUdevice_attribute).
 _MAJOR, _MINOR = 75, 76
 # Variables that choose what is compiled, by the names of their programs.
-_COMPILING = re.compile(r"(?:VLLM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|CUDA|FLASHINFER)_\w+")
+_COMPILING = re.compile(r"(?:VLLM|TORCH[A-Z]*|PYTORCH|TRITON|CUDA|FLASHINFER)_\w+")
 # Words of those that name places, devices, secrets and logs, which compile nothing.
 _OTHER = frozenset(
     ("KEY", "TOKEN", "SECRET", "PASSWORD", "LOG", "LOGGING", "HOST", "PORT", "ROOT", "STATS", "DIR", "PATH", "VISIBLE")
