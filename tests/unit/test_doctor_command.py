@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Jbuild = Callable[..., tuple[int, str, str]]
 
-_WORDS = ("least", "fix", "script", "builder", "variable", "proxy", "file", "url", "now", "rule", "l4t")
+_WORDS = ("least", "fix", "script", "builder", "runner", "variable", "proxy", "file", "url", "now", "rule", "l4t")
 RECIPE = """
 description = "A demonstration"
 architecture = "arm64"

@@ -126,7 +126,7 @@ def test_compilers_end_with_an_interrupted_run(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bytecode, "PipedProgram", noted)
-    monkeypatch.setattr(oci_pack, "_compressor", interrupted)
+    monkeypatch.setattr(oci_pack, "compressor", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pack_layers(layers_of(session, tmp_path), COMPILER, "one", session)
     assert started

@@ -134,7 +134,7 @@ def _gpu() -> dict[str, str | None]:
 
 
 def _options(settings: Settings) -> dict[str, list[str]]:
-    """Return the values of each option, in both of its spellings (`--a-b=c`, `--a_b c`)."""
+    """Return the values of each option; they follow it with `=` or as words of their own."""
     found: dict[str, list[str]] = {}
     values: list[str] = []
     for word in settings.arguments:
