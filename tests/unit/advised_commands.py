@@ -36,7 +36,8 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 # Options of vLLM, Docker, cosign, uv, pip and the checkout's scripts, which pages and messages name without them.
 _FOREIGN_OPTIONS = frozenset(
     """
-    --allow-deprecated-quantization --api-key --cache-to --chat-template --compilation-config --compile-bytecode --config-format
+    --allow-deprecated-quantization --api-key --cache-to --chat-template --compilation-config --compile-bytecode
+    --config-format
     --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager
     --gpu-memory-utilization --host
     --insecure-ignore-tlog --ipc --isolated --kernels --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
