@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from builder.host.process import Completed
 
+# The folders of `/usr` that links at the top of the file system name.
+MERGED = ("bin", "sbin", "lib", "lib64")
 _USER = "1000"
 # bubblewrap's messages where the kernel or the machine's rules forbid user namespaces.
 _FORBIDDEN = (
@@ -88,7 +90,7 @@ def _options(sandbox: Sandbox, environment: Mapping[str, str]) -> list[str]:
     options = ["--unshare-all", "--unshare-user", "--uid", _USER, "--gid", _USER, "--hostname", "jbuild"]
     options += ["--die-with-parent", "--new-session", "--clearenv"]
     options += ["--ro-bind", str(root / "usr"), "/usr", "--ro-bind", str(root / "etc"), "/etc"]
-    for name in ("bin", "sbin", "lib", "lib64"):
+    for name in MERGED:
         options += ["--symlink", f"usr/{name}", f"/{name}"]
     options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/build"]  # noqa: S108  # the sandbox's
     for mount in sandbox.mounts:

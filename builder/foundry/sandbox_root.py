@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
 from builder.foundry.fetched_files import RemoteInput, fetch_inputs
+from builder.foundry.sandbox import MERGED
 from builder.host import records
 from builder.host.files import atomic_folder, disk_errors, mark_used
 from builder.host.process import run
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _TRIPLETS = {"arm64": "aarch64-linux-gnu", "amd64": "x86_64-linux-gnu"}
 _EXCLUDED = ("doc", "man", "locale", "info", "perl", "bash-completion", "gdb", "lintian", "bug")
-_MERGED = ("bin", "sbin", "lib", "lib64")
 _USERS = "root:x:0:0:root:/root:/bin/sh\nbuild:x:1000:1000:build:/build/home:/bin/sh\n"
 _GROUPS = "root:x:0:\nbuild:x:1000:\n"
 _LIBRARY = re.compile(r"libstdc\+\+-(?P<major>[0-9]+)-dev_[^_]+_[a-z0-9]+\.deb")
@@ -85,7 +85,7 @@ def _unpacked(tools: list[ToolFile], parent: Path, complete: Callable[[Path], No
         atomic_folder(root) as folder,
         session.console.task(title, len(packages), unit="packages") as task,
     ):
-        for name in _MERGED:
+        for name in MERGED:
             (folder / "usr" / name).mkdir(parents=True)
         write_links(folder)
         for package in packages:
@@ -98,7 +98,7 @@ def _unpacked(tools: list[ToolFile], parent: Path, complete: Callable[[Path], No
 def write_links(folder: Path) -> None:
     """Write the links at the top of a file system to the folders in `usr`."""
     folder.mkdir(exist_ok=True)
-    for name in _MERGED:
+    for name in MERGED:
         (folder / name).symlink_to(f"usr/{name}")
 
 

@@ -215,6 +215,16 @@ def sha256_of_rest(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+def copy_hashed(source: IO[bytes], target: Path) -> str:
+    """Copy the rest of an open file, over an earlier target, and return its sha256, in hex."""
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        while block := source.read(_HASH_BLOCK):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
 def secret_beside(path: Path, name: str) -> Path:
     """Return the file of a secret, in a folder beside `path` that only its owner can enter."""
     return path.parent / "secrets" / name

@@ -36,7 +36,7 @@ class StandIn:
 def stand_ins(indexes: Iterable[str | None], view: IndexView, client: IndexClient) -> tuple[StandIn, ...]:
     """Return the vaults that stood in for the indexes of some packages; None is uv's own index."""
     used = {index or DEFAULT for index in indexes}
-    # Of a package that the vault lacks, there is no page.
+    # A package that the vault lacks has no page.
     vaults = {index.name: index.vault_instead for index in view.pins.indexes if index.vault_instead}
     vaults |= {page.index: page.vault for page in view.pages.values() if page.vault} | client.stood_in
     instead = {rule.vault for rule in client.config.index_mirrors if rule.vault and not rule.fallback}

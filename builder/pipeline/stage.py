@@ -79,7 +79,7 @@ class Stage(Protocol[_T]):
     def check_servers(self, runs: Sequence[CellRun]) -> None:
         """Refuse runs, before their first stage, if a server does not answer that this stage needs after hours.
 
-        A server that is only slow is no reason.
+        A slow server is not a reason.
 
         Raises:
             JbuildError: a server does not answer, or refuses this machine.

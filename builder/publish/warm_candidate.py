@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError, UsageError
-from builder.host.files import disk_errors, temp_file
-from builder.image.oci.layout import blob, find_corruption, is_present, read_config
+from builder.host.files import copy_hashed, disk_errors, temp_file
+from builder.image.oci.layout import blob, is_present, read_config
 from builder.image.oci.warm_image import with_warm_layer
 from builder.model.bundles import VERDICT_FOLDER
 from builder.pipeline.cell import CellRecords
@@ -71,23 +70,25 @@ def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tup
         raise IntegrityError(
             f"the image with this layer is {made.digest}, but {warm.image.digest} ran",
             where=str(folder),
-            hint="make the warm image again: `jbuild smoke RECIPE --force`",
+            hint=f"make the warm image again: `jbuild smoke {job.recipe.name} --cell {job.cell.id} --force`",
         )
     return made, verdict
 
 
 def _take_layer(warm: WarmImage, folder: Path, layout: Path) -> None:
     """Copy the layer into the cache's layout, and verify it."""
-    digest, source = warm.layer.digest, blob(folder, warm.layer.digest)
+    digest, source, target = warm.layer.digest, blob(folder, warm.layer.digest), blob(layout, warm.layer.digest)
     if is_present(layout, warm.layer):
         return
-    if not source.is_file() or (corruption := find_corruption(folder, digest)):
-        raise IntegrityError(
-            f"the warm image's layer {digest} is {'damaged' if source.is_file() else 'missing'}",
-            where=str(source),
-            hint="bring the whole folder of verdicts from the machine of the smoke run",
-        ) from (corruption if source.is_file() else None)
-    target = blob(layout, digest)
-    with disk_errors(layout), temp_file(target.parent) as temporary:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+    flaw = "missing"
+    if source.is_file():
+        with source.open("rb") as file, disk_errors(layout), temp_file(target.parent) as temporary:
+            if f"sha256:{copy_hashed(file, temporary)}" == digest:
+                temporary.replace(target)
+                return
+        flaw = "damaged"
+    raise IntegrityError(
+        f"the warm image's layer {digest} is {flaw}",
+        where=str(source),
+        hint="bring the whole folder of verdicts from the machine of the smoke run",
+    )

@@ -67,7 +67,6 @@ def smoke(
     check_questions(spec)
     labels, level_facts = dict(image.labels), facts(image, engine)
     launch = launching.launch(image, reference, spec, engine, memory_bytes, host_network=not has_bridge(engine))
-    store = compiled or CompiledStore()
     run = SmokeRun(
         name=labels.get("io.jbuild.cell", "smoke"),
         spec=spec,
@@ -80,13 +79,11 @@ def smoke(
         sms=labels.get(_SMS_LABEL, ""),
         on_step=on_step,
         emulation=launching.emulation_settings(image, launch) if not level_facts.native else [],
-        keep=store.keep,
-        in_image=store.in_image,
+        compiled=compiled or CompiledStore(),
     )
     if run.launch.gpu:
         console.say(f"{run.name}: the container gets the GPU by {run.launch.gpu.described}")
     failed = _run(run, log)
-    store.files, store.conditions = run.compiled or (), run.conditions
     # A failed probe has a log of its own.
     return _judge(run, image, run.log or log, failed)
 
@@ -164,9 +161,9 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
 
 
 def _compilations(run: SmokeRun, log: ScannedLog) -> Compilations | None:
-    if run.compiled is None:
+    if run.compiled.files is None:
         return None
-    return Compilations(files=compiled_files(run.compiled, run.in_image), lines=log.compilations)
+    return Compilations(files=compiled_files(run.compiled.files, run.compiled.in_image), lines=log.compilations)
 
 
 def check_questions(spec: Spec) -> None:

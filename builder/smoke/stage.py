@@ -77,8 +77,8 @@ class _SmokeStage(Stage[Verdict]):
                 # Before the engine tags the image: a refused tag must not cost another run of many minutes.
                 keep_verdict(workspace, verdict, question)
                 if compiled.keep and verdict.compilations:
-                    baseline = Baseline(golden=recorded, model=golden.model_of(run), usual_start_s=verdict.ready_s)
-                    verdict = replace(verdict, warm=warm_start(run, engine, compiled, baseline))
+                    reference = _baseline(run, recorded, verdict)
+                    verdict = replace(verdict, warm=warm_start(run, engine, compiled, reference))
                     keep_verdict(workspace, verdict, question)
         return verdict
 
@@ -96,12 +96,7 @@ def _smoke(
     session, folder = run.session, run.folder
     last_path = folder.record(f"smoke-{reached}")
     last = records.read(last_path, None, Verdict)
-    reference = Baseline(
-        golden=() if run.options.record else recorded,
-        model=golden.model_of(run),
-        recorded=[] if run.options.record else None,
-        usual_start_s=last.ready_s if last else None,
-    )
+    reference = replace(_baseline(run, recorded, last), recorded=[] if run.options.record else None)
     verdict = smoke(
         run.image,
         name,
@@ -119,6 +114,15 @@ def _smoke(
     if reference.recorded is not None:
         _record(run, reference.recorded)
     return verdict
+
+
+def _baseline(run: CellRun, recorded: tuple[Golden, ...], last: Verdict | None) -> Baseline:
+    """Return what a run is compared with: the golden tokens, unless it records them, and the last start."""
+    return Baseline(
+        golden=() if run.options.record else recorded,
+        model=golden.model_of(run),
+        usual_start_s=last.ready_s if last else None,
+    )
 
 
 def _record(run: CellRun, recorded: list[Golden]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from builder.host.files import disk_errors
+from builder.host.files import copy_hashed, disk_errors, sha256_of_rest
 from builder.host.toml import documents
 from builder.image.runtime.warm_start import CACHE
 from builder.model.verdicts import CompiledCount
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from builder.host.toml.documents import Table
 
 _TABLE = Path(__file__).with_name("start_caches.toml")
-_BLOCK = 1 << 20
 _EXECUTE = 0o100
 
 
@@ -40,7 +38,6 @@ class CachedFile:
 
     path: str
     sha256: str
-    size: int
     cache: StartCache
 
     @property
@@ -54,12 +51,13 @@ class CompiledStore:
     """Where a smoke run puts what its server compiles.
 
     The files are written below `keep`, if there is one; `in_image` are those that the image has already, by path, with
-    their sha256. After the run, `files` are all files, and `conditions` those of the start, as JSON, if files are kept.
+    their sha256. After the run, `files` are all files, None if they were not read, and `conditions` those of the start,
+    as JSON, if files are kept.
     """
 
     keep: Path | None = None
     in_image: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[CachedFile, ...] = ()
+    files: tuple[CachedFile, ...] | None = None
     conditions: str = ""
 
 
@@ -109,31 +107,20 @@ def _files(container: RunningContainer, keep: Path | None) -> Iterator[CachedFil
         for below, mode, content in container.files_below(f"{CACHE}/{row.folder}"):
             path = f"{row.folder}/{below}"
             if not _is_named(path, tables.unfinished):
-                sha256, size = _read(content, keep / path if keep else None, mode)
-                yield CachedFile(path=path, sha256=sha256, size=size, cache=row)
+                sha256 = _read(content, keep / path if keep else None, mode)
+                yield CachedFile(path=path, sha256=sha256, cache=row)
 
 
 def _is_named(path: str, names: Sequence[str]) -> bool:
     return any(fnmatchcase(path.rpartition("/")[2], name) for name in names)
 
 
-def _read(content: IO[bytes], target: Path | None, mode: int) -> tuple[str, int]:
-    """Return the sha256 and the size of a file; it is copied to `target`, if there is one."""
+def _read(content: IO[bytes], target: Path | None, mode: int) -> str:
+    """Return the sha256 of a file; it is copied to `target`, if there is one."""
     if target is None:
-        return _hashed(content, None)
+        return sha256_of_rest(content)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            read = _hashed(content, file)
+        sha256 = copy_hashed(content, target)
         target.chmod(0o755 if mode & _EXECUTE else 0o644)
-    return read
-
-
-def _hashed(content: IO[bytes], copy: IO[bytes] | None) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while block := content.read(_BLOCK):
-        digest.update(block)
-        size += len(block)
-        if copy:
-            copy.write(block)
-    return digest.hexdigest(), size
+    return sha256

@@ -20,10 +20,10 @@ from builder.smoke.ask import WrongAnswerError, ask
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
-from builder.smoke.start_caches import read_caches
+from builder.smoke.start_caches import CompiledStore, read_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from builder.model.verdicts import Answer, GpuComputation, Level, Modules, Step
     from builder.smoke.launch import Launch
     from builder.smoke.openai_client import Reply
-    from builder.smoke.start_caches import CachedFile
 
 _POLL_S = 0.5
 _STOP_POLL_S = 0.1
@@ -64,9 +63,8 @@ class SmokeRun:
 
     `level` is the highest possible one; `emulated` means an emulated processor; the run is compared with `baseline`;
     `sms` are the image's GPU architectures. Each long step is named to `on_step` when it begins; `log` is the file of
-    the last container's log; `emulation` is what serves emulation only. What the server compiles is written to the
-    folder `keep`, and `conditions` are then those of its start, as JSON; `in_image` are compiled files that the image
-    has already, by path, with their sha256.
+    the last container's log; `emulation` is what serves emulation only. What the server compiles goes into
+    `compiled`.
     """
 
     name: str
@@ -89,10 +87,7 @@ class SmokeRun:
     modules: Modules | None = None
     gpu: GpuComputation | None = None
     emulation: list[str] = field(default_factory=list)
-    keep: Path | None = None
-    in_image: Mapping[str, str] = field(default_factory=dict)
-    compiled: tuple[CachedFile, ...] | None = None
-    conditions: str = ""
+    compiled: CompiledStore = field(default_factory=CompiledStore)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Task]:
@@ -128,8 +123,8 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
     with run.step("starting the server") as task:
         server = _wait_until_ready(run, container, task)
         _check_health_command(run, container)
-        if run.keep:
-            run.conditions = _conditions(container)
+        if run.compiled.keep:
+            run.compiled.conditions = _conditions(container)
     if run.spec.smoke.api_key:
         with _answering("api key", "open-to-all", container):
             server.check_refusal()
@@ -151,7 +146,7 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
 
 def _read_caches(run: SmokeRun, container: WatchedContainer) -> None:
     try:
-        run.compiled = read_caches(container, run.keep)
+        run.compiled.files = read_caches(container, run.compiled.keep)
     except JbuildError as error:
         # The server has passed: only the count is missing.
         run.console.warn(f"{run.name}: {error.message}")

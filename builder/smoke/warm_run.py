@@ -76,7 +76,7 @@ def compiled_store(run: CellRun) -> Iterator[CompiledStore]:
 def warm_start(run: CellRun, engine: Engine, compiled: CompiledStore, reference: Baseline) -> WarmStart:
     """Make the warm image of a run that passed, start it, and return how that went; it is kept if it compiled nothing.
 
-    The run before counts whatever happens: an error is the reason why there is no warm image.
+    The run that passed counts in any case: after an error, there is only no warm image.
     """
     name, console = run.job.cell.id, run.session.console
     if not compiled.files:
@@ -106,12 +106,11 @@ def _depends_on_smoke_settings(run: CellRun) -> bool:
 
 def _started_again(run: CellRun, engine: Engine, compiled: CompiledStore, reference: Baseline) -> WarmStart:
     kept, console = run.folder.warm, run.session.console
+    in_image = {file.path: file.sha256 for file in compiled.files or ()}
     with temp_folder(kept.parent, kept.name) as layout, disk_errors(kept):
         warm = _image(run, compiled, layout)
-        console.say(
-            f"{run.job.cell.id}: starting the image again, with {len(compiled.files)} compiled files in a layer"
-        )
-        again = _second_run(run, warm, engine, compiled, layout, reference)
+        console.say(f"{run.job.cell.id}: starting the image again, with {len(in_image)} compiled files in a layer")
+        again = _second_run(run, warm, engine, CompiledStore(in_image=in_image), layout, reference)
         result = _result(warm, again)
         shutil.rmtree(kept, ignore_errors=True)
         if result.failure is None:
@@ -144,7 +143,6 @@ def _second_run(
     run.on_step("starting the warm image")
     console, log = run.session.console, run.folder.smoke_log(level(facts(run.image, engine)))
     blobs = EngineBlobs(present=frozenset(layer.digest for layer in run.image.layers))
-    in_image = {file.path: file.sha256 for file in compiled.files}
     with loaded(warm.image, layout, engine, console, blobs=blobs) as name:
         try:
             return smoke(
@@ -155,7 +153,7 @@ def _second_run(
                 console,
                 log=log.with_name(f"{log.stem}-warm.log"),
                 baseline=baseline,
-                compiled=CompiledStore(in_image=in_image),
+                compiled=compiled,
                 on_step=run.on_step,
             )
         except SmokeFailedError as error:

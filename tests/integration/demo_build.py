@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.model.builds import LockedBuild
+    from builder.model.locks import LockedBase
+    from builder.model.recipes import Architecture
 
 SETUP = """from setuptools import Extension, setup
 {extra}
@@ -39,6 +41,27 @@ extern "C" PyMODINIT_FUNC PyInit__native(void) {
 """
 
 
+def write_demo(source: Path, native: str, extra: str = "") -> None:
+    """Write the project's files."""
+    (source / "demo").mkdir(parents=True, exist_ok=True)
+    (source / "demo/__init__.py").write_text("from demo import _native\n")
+    (source / "setup.py").write_text(SETUP.format(extra=extra))
+    (source / "native.cpp").write_text(native)
+
+
+def lock_demo(
+    spec: BuildSpec, source: Path, base: LockedBase, architecture: Architecture, session: Session
+) -> LockedBuild:
+    """Lock the project for a base; skip the test if the package sources or indexes cannot be reached."""
+    found = BuildSource(kind="folder", location="demo", sha256=source_hash(source))
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    target = BuildTarget(architecture=architecture, python=python, glibc="2.36")
+    try:
+        return lock_build(spec, found, target, BuildBase(image=base), session)
+    except NetworkError as error:
+        pytest.skip(f"no network: {error.message}")
+
+
 @pytest.fixture
 def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]:
     """Lock a small project for arm64; the user's cache keeps the compilers, and no build."""
@@ -48,18 +71,9 @@ def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]
 
     def call(extra: str = "", native: str = NATIVE, **more: Any) -> tuple[LockedBuild, Session]:
         source = tmp_path / "demo"
-        (source / "demo").mkdir(parents=True, exist_ok=True)
-        (source / "demo/__init__.py").write_text("from demo import _native\n")
-        (source / "setup.py").write_text(SETUP.format(extra=extra))
-        (source / "native.cpp").write_text(native)
+        write_demo(source, native, extra)
         spec = BuildSpec(name="demo", version="1.0", folder=tmp_path, **more)
-        found = BuildSource(kind="folder", location="demo", sha256=source_hash(source))
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        target = BuildTarget(architecture="arm64", python=python, glibc="2.36")
-        try:
-            builds.append(lock_build(spec, found, target, BuildBase(image=make_lock().base), session))
-        except NetworkError as error:
-            pytest.skip(f"no network: {error.message}")
+        builds.append(lock_demo(spec, source, make_lock().base, "arm64", session))
         return builds[-1], session
 
     yield call

@@ -5,24 +5,20 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import sys
 import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from demo_build import lock_demo, write_demo
 from factories import make_lock
 
-from builder.errors import NetworkError
 from builder.foundry.apt_packages import Apt, distribution
 from builder.foundry.build_wheel import build_folder, build_wheel
-from builder.foundry.prepare_build import lock_build
 from builder.host.config import Config
 from builder.host.console import Console
 from builder.host.paths import Workspace
 from builder.host.session import Session
-from builder.host.source_hash import source_hash
-from builder.model.builds import BuildOptions, BuildSource, BuildSpec, BuildTarget
-from builder.model.locks import BuildBase
+from builder.model.builds import BuildOptions, BuildSpec
 from builder.remote.registry.base_lookup import resolve_digest
 from builder.remote.registry.registry_failures import ImageMissingError
 
@@ -40,9 +36,6 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the cross compiler of these tests runs on x86-64"),
 ]
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SETUP = """from setuptools import Extension, setup
-setup(name="demo", version="1.0", packages=["demo"], ext_modules=[Extension("demo._native", ["native.cpp"])])
-"""
 # `stoi` calls `strtol`, which the headers of glibc 2.38 and later rename to a function of that release.
 NATIVE = """#include <Python.h>
 #include <string>
@@ -77,17 +70,8 @@ def _base(host: str, repository: str, architecture: str, session: Session) -> Lo
 
 def _lock(base: LockedBase, architecture: Architecture, session: Session) -> LockedBuild:
     source = session.workspace.project / "demo"
-    (source / "demo").mkdir(parents=True)
-    (source / "demo/__init__.py").write_text("from demo import _native\n")
-    (source / "setup.py").write_text(SETUP)
-    (source / "native.cpp").write_text(NATIVE)
-    found = BuildSource(kind="folder", location="demo", sha256=source_hash(source))
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    target = BuildTarget(architecture=architecture, python=python, glibc="2.36")
-    try:
-        return lock_build(BuildSpec(name="demo", version="1.0"), found, target, BuildBase(image=base), session)
-    except NetworkError as error:
-        pytest.skip(f"no network: {error.message}")
+    write_demo(source, NATIVE)
+    return lock_demo(BuildSpec(name="demo", version="1.0"), source, base, architecture, session)
 
 
 def _newest_glibc(build: LockedBuild, session: Session) -> int:

@@ -69,7 +69,7 @@ def _become_user() -> None:
 
 
 def _keep_alive(text: str, ended: threading.Event) -> None:
-    """Print a line now and then, so that a slow compiler is no silent builder."""
+    """Print a line now and then: a builder without output counts as silent, however slow the compiler is."""
     while not ended.wait(_ALIVE_EVERY_S):
         _print(text)
 

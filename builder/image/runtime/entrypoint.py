@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import HERE, LOOPBACK, Settings, SettingsError, option, read_server, settle
 else:
-    # In an image the scripts lie beside each other, in no package.
+    # In an image, the scripts are in one folder, which is not a package.
     from settings import HERE, LOOPBACK, Settings, SettingsError, option, read_server, settle
 
 # The interpreter that runs this is that of the environment with the server.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import EVERYWHERE, SettingsError, option, read_server, running_arguments, settle
 else:
-    # In an image the scripts lie beside each other, in no package.
+    # In an image, the scripts are in one folder, which is not a package.
     from settings import EVERYWHERE, SettingsError, option, read_server, running_arguments, settle
 
 _TIMEOUT_S = 10

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING or __package__:
     from builder.image.runtime.settings import Settings, read_server, settle
 else:
-    # In an image the scripts lie beside each other, in no package.
+    # In an image, the scripts are in one folder, which is not a package.
     from settings import Settings, read_server, settle
 
 # Beside the scripts: the files, with their paths below `CACHE`, and their conditions.

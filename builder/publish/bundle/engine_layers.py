@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tarfile
 from contextlib import suppress
@@ -12,7 +11,7 @@ from docker.errors import ImageNotFound
 
 from builder.errors import EngineError
 from builder.host.chunk_stream import as_file
-from builder.host.files import disk_errors
+from builder.host.files import copy_hashed, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-_BLOCK = 1 << 20
 _NAMED = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 
 
@@ -64,7 +62,7 @@ class EngineLayers:
                 if not member.isreg() or (name and f"sha256:{name[1]}" not in layers):
                     continue
                 path = folder / f"layer-{len(files)}"
-                digest = _copy(cast("IO[bytes]", members.extractfile(member)), path)
+                digest = f"sha256:{copy_hashed(cast('IO[bytes]', members.extractfile(member)), path)}"
                 if digest in layers:
                     files[digest] = path
 
@@ -80,13 +78,3 @@ def _stacks(client: DockerClient) -> Iterator[tuple[str, Sequence[str]]]:
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((number for number, (left, right) in pairs if left != right), min(len(one), len(other)))
-
-
-def _copy(source: IO[bytes], path: Path) -> str:
-    """Copy a file, over an earlier one, and return its digest."""
-    digest = hashlib.sha256()
-    with path.open("wb") as target:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            target.write(block)
-    return f"sha256:{digest.hexdigest()}"
