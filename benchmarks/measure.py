@@ -32,13 +32,18 @@ class Measured:
     peak_bytes: int
 
 
+def installed(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which Python keeps the bytecode of jbuild's own modules, as an installation has it."""
+    return {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def measure(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> Measured:
     """Run a program to its end in a separate session."""
     start = time.monotonic()
     child = subprocess.Popen(
         list(argv),
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env=installed({**os.environ, **(env or {})}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from measure import installed
 from sections import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "tests" / "integration"))
@@ -113,7 +114,7 @@ tags = ["{{cell}}"]
     def timed(self, argv: list[str], folder: Path, **environment: str) -> float:
         """Run a program to its end and return the seconds."""
         start = time.monotonic()
-        variables = {**os.environ, **self.environment, **environment}
+        variables = installed({**os.environ, **self.environment, **environment})
         done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -21,8 +21,8 @@ from builder.foundry.remote_sandbox import RemoteSandbox, docker_environment, re
 from builder.foundry.sandbox import run_in_sandbox
 from builder.foundry.sandbox_packages import warn_without_sysroot
 from builder.foundry.source_patches import apply_patch
+from builder.host.file_locks import file_lock
 from builder.host.files import atomic_folder, disk_errors, write_text
-from builder.remote.download import file_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

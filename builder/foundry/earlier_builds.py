@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder.host import records
-from builder.host.units import duration, gib
+from builder.host.units import count_of, duration, gib
 from builder.model.builds import BuiltWheel
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def earlier_cost(build: LockedBuild, session: Session) -> str | None:
     longest = max(same, key=lambda built: built.seconds or 0, default=None)
     if longest is None or not longest.seconds:
         return None
-    units = f", {longest.units} compiled files" if longest.units else ""
+    units = f", {count_of(longest.units, 'compiled file')}" if longest.units else ""
     memory = f", {gib(longest.peak_memory)} GiB in the largest process" if longest.peak_memory else ""
     return f"{build.name} {build.version} was built before, in {duration(longest.seconds)}{units}{memory}"
 

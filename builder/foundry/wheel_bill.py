@@ -14,7 +14,7 @@ from builder.foundry.in_toto import PROVENANCE, build_predicate, in_toto_stateme
 from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.model.builds import BUILD_METHOD
-from builder.remote.http import scrub
+from builder.remote.addresses import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Temporary folders on the cache's disk, and the lock of the cache: `flock`s, which end with their process."""
+"""Temporary folders on the cache's disk, and locks of files and of the cache, which end with their process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from builder.host.files import disk_errors
 from builder.host.paths import check_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from builder.host.paths import Workspace
 
 _SCRATCH, _LOCK_FILE = "scratch-", "held"
 _IN_USE = "cache-in-use"
+_LOCK_POLL_S = 0.5
 _NAME = re.compile(rf"{_SCRATCH}(?P<owner>{owner.PATTERN})-\w+")
 # For folders whose names have no owner: a new one is locked within a minute; one without a lock file for a day is
 # abandoned.
@@ -98,3 +99,22 @@ def _opened(workspace: Workspace) -> Iterator[int]:
         file = (folder / _IN_USE).open("ab")
     with file:
         yield file.fileno()
+
+
+@contextmanager
+def file_lock(path: Path, check: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock file against other threads and processes; `check` is called while waiting, and may raise."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415  # slow to import; completion does without
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    while not lock.is_locked:
+        check()
+        try:
+            lock.acquire(timeout=_LOCK_POLL_S)
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()

@@ -17,6 +17,7 @@ from builder.host.toml.documents import suggest
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
+from builder.lock.situation import pinned
 from builder.lock.solve import SolveRequest, solve
 from builder.lock.wheel_properties import CHECKS
 from builder.model.locks import LockedAdvisory, LockedWarning
@@ -111,27 +112,6 @@ def _recalled(memory: Path) -> dict[Advisory, tuple[str, ...]]:
         return {}
     recalled = (records.read(memory, None, dict[str, tuple[str, ...]]) if fresh else None) or {}
     return {advisory: recalled[advisory.id] for advisory in advisories.advisories() if advisory.id in recalled}
-
-
-def situation_of(job: Job, wheels: Iterable[LockedWheel]) -> Situation:
-    """Return the facts about a lock's wheels that advisories are matched against."""
-    wheels = tuple(wheels)
-    return Situation(
-        versions={wheel.name: wheel.version for wheel in wheels},
-        platform=job.platform,
-        sources={wheel.name: wheel.index for wheel in wheels if wheel.index},
-        apt=job.spec.apt,
-    )
-
-
-def pinned(requires: Iterable[str]) -> dict[str, str]:
-    """Return the versions that requirements pin exactly, by normalised name."""
-    pins = {}
-    for requirement in map(Requirement, requires):
-        for specifier in requirement.specifier:
-            if specifier.operator == "==" and not specifier.version.endswith(".*"):
-                pins[str(canonicalize_name(requirement.name))] = specifier.version
-    return pins
 
 
 def _situation(job: Job, versions: dict[str, str], ties: IndexPins) -> Situation:

@@ -16,8 +16,8 @@ from builder.errors import JbuildError
 from builder.host import process
 from builder.host.concurrency import TaskGroup
 from builder.host.console import Console
-from builder.lock.advisory_solve import pinned
 from builder.lock.resolve import solve_only
+from builder.lock.situation import pinned
 from builder.recipe.matrix import expand, job_of, variant
 
 if TYPE_CHECKING:

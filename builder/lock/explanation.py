@@ -12,12 +12,12 @@ from packaging.version import Version
 from builder.errors import JbuildError, NoWheelsError
 from builder.host.index_rows import DEFAULT
 from builder.jetson.packages import never_released
-from builder.lock.advisory_solve import pinned
 from builder.lock.alternatives import Alternative, alternatives_of
 from builder.lock.graph import asks_of, built_metadata, metadata_of
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexContents, IndexInspector, requirements_in
 from builder.lock.resolve import solve_only
+from builder.lock.situation import pinned
 from builder.lock.stage import current_lock
 from builder.lock.unanswered_index import explained
 from builder.model.locks import LEADING, Lock

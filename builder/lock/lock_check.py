@@ -17,6 +17,7 @@ from builder.lock import lockfile
 from builder.lock.index_sources import index_pins_of
 from builder.lock.source_metadata import archive_name
 from builder.lock.stage import lock_cell
+from builder.model.locks import LockFinding
 from builder.pipeline.order import RunOptions
 from builder.remote.index.index_client import client_of
 from builder.remote.vault.vaulted_files import vaulted
@@ -30,17 +31,6 @@ if TYPE_CHECKING:
     from builder.model.wheels import LockedWheel
     from builder.remote.index.index_client import IndexClient
     from builder.remote.index.listing import IndexPins
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockFinding:
-    """A locked wheel that its index serves with other bytes or no longer; `kept`: the wheelhouse or a vault has it."""
-
-    filename: str
-    index: str
-    says: str
-    kept: bool
-    changed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

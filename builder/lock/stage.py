@@ -13,12 +13,11 @@ from builder.host.source_hash import source_hash
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile
-from builder.lock.advisory_solve import pinned, situation_of
 from builder.lock.index_sources import asked_of, index_pins_of, lock_inputs
-from builder.lock.resolve import lock_one, make
+from builder.lock.situation import pinned, situation_of
 from builder.model.locks import LOCK_FORMAT, Locked
 from builder.models import model_pins
-from builder.models.model_lock import quick_state
+from builder.models.model_state import quick_state
 from builder.models.preflight.preflight import warn as warn_of_server
 from builder.pipeline import history
 from builder.pipeline.cell import start
@@ -140,6 +139,8 @@ def lock_cell(job: Job, session: Session, options: RunOptions = _LOCK_ONLY) -> L
             session.console.say(f"{job.cell.id}: the lock is stale ({why}); locking anew")
         before = None if options.forces("lock") else current
         upgrade = ("*",) if options.forces("lock") else options.upgrade
+        from builder.lock.resolve import make  # noqa: PLC0415  # slow to import
+
         lock, changes = make(job, session, before=before, upgrade=upgrade, fetching="render" in options.stages)
         return Locked(lock=lock, made=True, changes=changes)
 
@@ -228,6 +229,8 @@ def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session
         return before != locked.name
     fetching = "render" in options.stages and not options.locked_only
     try:
+        from builder.lock.resolve import lock_one  # noqa: PLC0415  # slow to import
+
         changed = lock_one(model, job, session, fetching=fetching).files != locked.files
     except ModelError as error:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.

@@ -11,8 +11,8 @@ from packaging.utils import InvalidSdistFilename, canonicalize_name, parse_sdist
 
 from builder.errors import JbuildError
 from builder.jetson.packages import never_released
-from builder.lock.advisory_solve import pinned
 from builder.lock.alternatives import nearest_versions
+from builder.lock.situation import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

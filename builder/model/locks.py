@@ -207,3 +207,14 @@ class Job:
     def base(self) -> str:
         """The name of the base image."""
         return self.spec.base or self.platform.base
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockFinding:
+    """A locked wheel that its index serves with other bytes or no longer; `kept`: the wheelhouse or a vault has it."""
+
+    filename: str
+    index: str
+    says: str
+    kept: bool
+    changed: bool = False

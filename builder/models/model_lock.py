@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.concurrency import Progress
-    from builder.host.config import Config
     from builder.host.console import Console
     from builder.host.session import Session
     from builder.host.threaded_hash import ThreadedHash
@@ -58,23 +57,6 @@ def lock_model(model: Model, recipe_folder: Path, session: Session, *, fetching:
         if isinstance(source, FolderSource):
             return _lock_folder(model, source, session, fetching=fetching)
         return _lock_remote(model, source, session)
-
-
-def quick_state(model: Model, recipe_folder: Path, config: Config) -> tuple[str, ...]:
-    """Return names, sizes and times of the files of a model in a folder, without network access and hashing.
-
-    The state of a model on a hub or in a registry is its name, that of an unusable folder is the error.
-    """
-    try:
-        source = locate(model.source, recipe_folder, config)
-        if not isinstance(source, FolderSource):
-            return ("hub" if isinstance(source, HubSource) else "registry", source.uri)
-        entries = list_folder(model.name, source)
-        paths = select(entries, model).paths
-    except ModelError as error:
-        return ("unusable", error.message)
-    states = (f"{path} {entries[path].st_size} {entries[path].st_mtime_ns}" for path in paths)
-    return ("folder", source.stand_in or "", *states)
 
 
 def _lock_folder(model: Model, source: FolderSource, session: Session, *, fetching: bool) -> LockedModel:

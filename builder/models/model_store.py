@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from builder.host import records
+from builder.host.file_locks import file_lock
 from builder.host.files import mark_used, write_text
-from builder.remote.download import BLOCK, file_lock
 
 if TYPE_CHECKING:
     import os
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Within this time (ns) a second write may have the same time stamp, since file systems' clocks are coarse.
 _SETTLED_NS = 20_000_000
+_BLOCK = 1 << 20
 
 
 def blob(models: Path, sha256: str) -> Path:
@@ -62,7 +63,7 @@ def adopt(models: Path, verified: Path, sha256: str) -> Path:
 def digest_of(file: IO[bytes], on_bytes: Callable[[float], None]) -> hashlib._Hash:
     """Return the sha256 of the rest of a file, to be added to."""
     digest = hashlib.sha256()
-    while block := file.read(BLOCK):
+    while block := file.read(_BLOCK):
         digest.update(block)
         on_bytes(len(block))
     return digest

@@ -17,17 +17,19 @@ from builder.publish.carried_verdicts import no_verdict, verdict_file, verdict_o
 from builder.publish.evidence import Evidence, cosign_evidence, signature, together
 from builder.publish.image_source import ImageSource, from_registry
 from builder.publish.push import PublishOptions, publish
+from builder.publish.tag_policy import earned
 from builder.publish.trust import attestations_of, best, handed_over
 from builder.publish.warm_candidate import warm_folder, warm_image_of
 from builder.remote.registry.base_lookup import connect_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from builder.host.paths import CellFolder
     from builder.host.session import Session
     from builder.model.locks import Job
-    from builder.model.publications import Publication
+    from builder.model.publications import Publication, TagWithheld
     from builder.model.recipes import OnFailure
     from builder.model.verdicts import Verdict
     from builder.remote.http import Retry
@@ -162,11 +164,14 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         session.console.warn(
             "ignored the image's own verdict: it is not signed by a trusted key; --unsigned-verdict accepts it"
         )
+    ignored = None if options.unsigned else best(candidate.unsigned)
+    if options.tags:
+        _require_tags(earned(rules, level, ignored)[1], candidate, "pass a better verdict with --verdict FILE")
     wish = PublishOptions(
         repository=options.repository or candidate.repository,
         tags=rules,
         level=level,
-        ignored=None if options.unsigned else best(candidate.unsigned),
+        ignored=ignored,
         on_failure=candidate.on_failure,
         force_tags=options.force_tags,
         evidence=candidate.evidence,
@@ -174,16 +179,18 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
     done = publish(
         candidate.source, options.targets, wish, config=session.config, console=session.console, retry=options.retry
     )
-    if options.tags and done.withheld:
-        raise RegistryError(
-            "; ".join(f"tag {tag.name} was not put: {tag.reason}" for tag in done.withheld),
-            where=candidate.source.digest,
-            hint="pass a better verdict with --verdict FILE; every registry has the digest already",
-        )
+    if options.tags:
+        _require_tags(done.withheld, candidate, "every registry has the digest; choose another tag with --tag")
     if imported and candidate.folder and not options.warm:
         # The audit counts it as a proof.
         records.write(candidate.folder.record(IMPORTED), imported.digest, imported)
     return done
+
+
+def _require_tags(withheld: Sequence[TagWithheld], candidate: PromotionCandidate, hint: str) -> None:
+    if withheld:
+        text = "; ".join(f"tag {tag.name} was not put: {tag.reason}" for tag in withheld)
+        raise RegistryError(text, where=candidate.source.digest, hint=hint)
 
 
 def _with_verdict(candidate: PromotionCandidate, options: PromoteOptions) -> tuple[PromotionCandidate, Verdict | None]:

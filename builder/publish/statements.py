@@ -15,7 +15,7 @@ from builder.host import records
 from builder.host.json_documents import decode_json
 from builder.host.records import as_bytes
 from builder.image.oci.warm_image import WARM_LABEL
-from builder.remote.http import scrub
+from builder.remote.addresses import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

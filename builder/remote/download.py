@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import requests
-from filelock import FileLock, Timeout
 
 from builder.errors import JbuildError
+from builder.host.file_locks import file_lock
 from builder.host.files import disk_errors
 from builder.remote import answer_bodies, http, web_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from builder.errors import IntegrityError
     from builder.host.concurrency import Progress
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # `FICLONE` of linux/fs.h: share the blocks of another file.
 _CLONE = 0x40049409
-_LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,23 +193,6 @@ def download_once(target: Path, fetch: Callable[[Path], object], check: Callable
         fetch(partial)
         partial.rename(target)
         return True
-
-
-@contextmanager
-def file_lock(path: Path, check: Callable[[], object]) -> Iterator[None]:
-    """Hold a lock file against other threads and processes; `check` is called while waiting, and may raise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    while not lock.is_locked:
-        check()
-        try:
-            lock.acquire(timeout=_LOCK_POLL_S)
-        except Timeout:
-            continue
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def receive(request: Callable[[dict[str, str]], requests.Response], blob: PartialBlob, retry: http.Retry) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import math
 import random
 import re
@@ -23,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from builder import __version__
 from builder.errors import NetworkError
 from builder.host.config import build_ca_bundle
+from builder.remote.addresses import is_loopback, scrub
 from builder.remote.answer_bodies import AddressError, AnswerError, read_whole
 from builder.remote.web_pages import WEB_PAGE_HINT, WebPageError
 
@@ -141,17 +141,6 @@ class _Adapter(HTTPAdapter):
             # requests would read the body without a limit.
             read_whole(response)
         return response
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's loopback."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,9 +304,3 @@ def network_error(
     if isinstance(error, WebPageError):
         other = WEB_PAGE_HINT
     return NetworkError(message, where=scrub(url), hint=hint or (CA_HINT if is_untrusted(error) else other))
-
-
-def scrub(text: str) -> str:
-    """Remove user names, passwords and query strings (which may hold signatures) from the addresses in a text."""
-    bare = re.sub(r"(?i)\b(https?://)[^/\s?#\"']*@", r"\1", text)
-    return re.sub(r"(?i)\b(https?://[^\s?#\"']*)\?[^\s\"']*", r"\1", bare)

@@ -22,6 +22,7 @@ from builder.host.json_documents import decode_json
 from builder.model import patterns
 from builder.model.model_files import HubFile, HubListing, path_flaw, printable_path
 from builder.remote import answer_bodies, http, web_pages
+from builder.remote.addresses import scrub
 from builder.remote.download import receive
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class HubFetcher:
         """Return the error for other bytes."""
         return IntegrityError(
             f"{self.file.path} of {self.uri} does not have its hash or size: {content.flaw()}",
-            where=http.scrub(self._address),
+            where=scrub(self._address),
             hint="a proxy or mirror may have changed it: run it again, or set HF_ENDPOINT to another hub",
         )
 
@@ -189,13 +190,13 @@ def _hub_errors(source: HubSource) -> Iterator[None]:
     except web_pages.WebPageError as error:
         raise _not_hub(source, str(error)) from error
     except requests.RequestException as error:
-        message = f"the hub at {http.scrub(source.address)} cannot be reached: {http.reason(error)}"
+        message = f"the hub at {scrub(source.address)} cannot be reached: {http.reason(error)}"
         hint = http.CA_HINT if http.is_untrusted(error) else _OTHER_HUB
         raise NetworkError(message, where=source.uri, hint=hint) from error
 
 
 def _not_hub(source: HubSource, found: str) -> NetworkError:
-    hint = f"it may be a proxy's login page: open {http.scrub(source.address)} in a browser; otherwise {_OTHER_HUB}"
+    hint = f"it may be a proxy's login page: open {scrub(source.address)} in a browser; otherwise {_OTHER_HUB}"
     return NetworkError(f"the server at {source.address} is not a model hub", where=source.uri, hint=hint, log=found)
 
 

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from builder.host.files import copy_hashed, disk_errors, sha256_of_rest
 from builder.host.toml import documents
-from builder.image.runtime.warm_start import CACHE
+from builder.image.runtime.warm_start import ALWAYS, CACHE, FILES
 from builder.model.verdicts import CompiledCount
 
 if TYPE_CHECKING:
@@ -25,11 +25,15 @@ _EXECUTE = 0o100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StartCache:
-    """A folder below the image's cache: what it holds, and the names (globs) of files that a compilation leaves."""
+    """A folder below the image's cache: what it holds, and the names (globs) of files that a compilation leaves.
+
+    `always` means that its files fit every start of the image, whatever the device and the settings are.
+    """
 
     folder: str
     holds: str
     compiled: tuple[str, ...]
+    always: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +54,9 @@ class CachedFile:
 class CompiledStore:
     """Where a smoke run puts what its server compiles.
 
-    The files are written below `keep`, if there is one; `in_image` are those that the image has already, by path, with
-    their sha256. After the run, `files` are all files, None if they were not read, and `conditions` those of the start,
-    as JSON, if files are kept.
+    The files are written below `keep`, if there is one, each in its folder of the warm layer; `in_image` are those that
+    the image has already, by path, with their sha256. After the run, `files` are all files, None if they were not read,
+    and `conditions` those of the start, as JSON, if files are kept.
     """
 
     keep: Path | None = None
@@ -95,7 +99,12 @@ def _parsed(root: Table) -> _Tables:
     caches = []
     for row in root.rows("caches"):
         caches.append(
-            StartCache(folder=row.string("folder"), holds=row.string("holds"), compiled=row.strings("compiled"))
+            StartCache(
+                folder=row.string("folder"),
+                holds=row.string("holds"),
+                compiled=row.strings("compiled"),
+                always=row.boolean("always", default=False),
+            )
         )
         row.string("source")
     return _Tables(caches=tuple(caches), unfinished=root.strings("unfinished"))
@@ -107,7 +116,8 @@ def _files(container: RunningContainer, keep: Path | None) -> Iterator[CachedFil
         for below, mode, content in container.files_below(f"{CACHE}/{row.folder}"):
             path = f"{row.folder}/{below}"
             if not _is_named(path, tables.unfinished):
-                sha256 = _read(content, keep / path if keep else None, mode)
+                target = keep / (ALWAYS if row.always else FILES) / path if keep else None
+                sha256 = _read(content, target, mode)
                 yield CachedFile(path=path, sha256=sha256, cache=row)
 
 

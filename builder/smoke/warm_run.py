@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from builder.errors import JbuildError
 from builder.host import records
 from builder.host.files import disk_errors, temp_folder
+from builder.host.units import count_of
 from builder.image.oci.layout import read_config
 from builder.image.oci.warm_image import make_warm_image
 from builder.image.runtime import server_json
@@ -81,7 +82,7 @@ def warm_start(run: CellRun, engine: Engine, compiled: CompiledStore, reference:
     name, console = run.job.cell.id, run.session.console
     if not compiled.files:
         return WarmStart(failure="the start compiled nothing")
-    if _depends_on_smoke_settings(run):
+    if not all(file.cache.always for file in compiled.files) and _depends_on_smoke_settings(run):
         console.warn(
             f"{name}: `[smoke.environment]` changes what the server compiles: the warm image fits only starts with "
             "these variables; move them to `[server.environment]`"
@@ -109,7 +110,8 @@ def _started_again(run: CellRun, engine: Engine, compiled: CompiledStore, refere
     in_image = {file.path: file.sha256 for file in compiled.files or ()}
     with temp_folder(kept.parent, kept.name) as layout, disk_errors(kept):
         warm = _image(run, compiled, layout)
-        console.say(f"{run.job.cell.id}: starting the image again, with {len(in_image)} compiled files in a layer")
+        files = count_of(len(in_image), "compiled file")
+        console.say(f"{run.job.cell.id}: starting the image again, with {files} in a layer")
         again = _second_run(run, warm, engine, CompiledStore(in_image=in_image), layout, reference)
         result = _result(warm, again)
         shutil.rmtree(kept, ignore_errors=True)

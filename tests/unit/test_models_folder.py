@@ -23,7 +23,8 @@ from builder.host.config import Config, ModelMirror
 from builder.model.recipes import Model
 from builder.models import model_store
 from builder.models.fetch import fetch_model
-from builder.models.model_lock import lock_model, quick_state
+from builder.models.model_lock import lock_model
+from builder.models.model_state import quick_state
 from builder.remote.download import PartialFile
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from layer_files import bake
 from model_files import make_folder, weights
 
 from builder.errors import DiskError, IntegrityError, ModelError
+from builder.host import file_locks
 from builder.host.concurrency import Progress, map_with_progress
 from builder.model.images import EPOCH
 from builder.model.model_files import LockedModel, ModelFile
@@ -171,7 +172,7 @@ def test_one_file_is_gathered_by_one_at_a_time(models: Path) -> None:
 
 
 def test_waiting_for_another_ends_with_ctrl_c(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_download, "_LOCK_POLL_S", 0.01)
+    monkeypatch.setattr(file_locks, "_LOCK_POLL_S", 0.01)
     looks = 0
 
     def look() -> None:

@@ -16,7 +16,8 @@ from requests import exceptions
 from builder import __version__
 from builder.errors import NetworkError
 from builder.host.config import Config
-from builder.remote.http import Retry, is_loopback, is_transient, network_error, reason, scrub, session
+from builder.remote.addresses import is_loopback, scrub
+from builder.remote.http import Retry, is_transient, network_error, reason, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -96,7 +96,7 @@ def test_containers_that_copy_at_once_do_not_meet(folder: Path, tmp_path: Path) 
 
 def test_files_are_copied_once_and_keep_what_the_cache_has(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "took 1 compiled files from the image"
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "took 1 compiled file from the image"
     taken = cache / "vllm" / "torch_compile_cache" / "model"
     assert taken.read_bytes() == b"graph"
     taken.write_bytes(b"of this machine")
@@ -122,6 +122,22 @@ def test_files_of_other_conditions_are_ignored(folder: Path, tmp_path: Path, key
     line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
     assert line == f"the image's compiled files do not fit and are not used: {said}"
     assert not (tmp_path / "cache").exists()
+
+
+def test_files_that_always_fit_are_taken_whatever_the_start_is(folder: Path, tmp_path: Path) -> None:
+    info = folder / "warm" / "always" / "vllm" / "modelinfos" / "llama.json"
+    info.parent.mkdir(parents=True)
+    info.write_text("{}")
+    cache = tmp_path / "cache"
+    write_conditions(folder, conditions(SETTINGS, ENVIRONMENT) | {"sm": "9.0"})
+    line = take(SETTINGS, ENVIRONMENT, folder, cache)
+    refused = "do not fit and are not used: SM: 9.0, here none"
+    assert line == f"took 1 compiled file from the image; the others {refused}"
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["llama.json"]
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == f"the image's compiled files {refused}"
+    shutil.rmtree(folder / "warm" / "cache")
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's compiled files"
+    assert take(SETTINGS, ENVIRONMENT, folder, tmp_path / "new") == "took 1 compiled file from the image"
 
 
 def test_an_image_without_compiled_files_says_nothing(tmp_path: Path) -> None:

@@ -96,10 +96,12 @@ def run(
     check_cache(session.workspace)
     selection.show_impossible()
     jobs = selection.jobs()
-    from builder.lock.lock_check import check_upgrades  # noqa: PLC0415  # slow to import; completion does without
-    from builder.pipeline import runner  # noqa: PLC0415  # and this
+    from builder.pipeline import runner  # noqa: PLC0415  # slow to import; completion does without
 
-    check_upgrades(jobs, options.upgrade, session)
+    if options.upgrade:
+        from builder.lock.lock_check import check_upgrades  # noqa: PLC0415  # slow to import
+
+        check_upgrades(jobs, options.upgrade, session)
     for job in jobs:
         runner.check(job, session, options)
     if dry_run:

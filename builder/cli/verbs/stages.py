@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +22,11 @@ from builder.cli.verb_options import (
 from builder.cli.verbs.recipe import run
 from builder.errors import IntegrityError
 from builder.host.paths import check_cache
-from builder.lock.lock_check import CellCheck, LockFinding, check_lock
+from builder.model.locks import LockFinding
 from builder.pipeline.order import RunOptions
+
+if TYPE_CHECKING:
+    from builder.lock.lock_check import CellCheck
 
 _ALL = "*"
 _PACKAGE = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -117,6 +120,8 @@ LockResult = RunResult | LockCheck
 
 def check_locks(selection: CellSelection) -> int:
     """Check locks; a locked file that is gone or changed is an error unless the wheelhouse has it."""
+    from builder.lock.lock_check import check_lock  # noqa: PLC0415  # slow to import
+
     session, recipe, jobs, checks = selection.session, selection.recipe.name, selection.possible_jobs(), []
     check_cache(session.workspace)
     with session.console.task(f"checking the locks of {recipe}", len(jobs), unit="cells") as task:

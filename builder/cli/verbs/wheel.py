@@ -21,7 +21,7 @@ from builder.foundry.obtain_wheel import obtain_wheel, wheel_path
 from builder.host.files import disk_errors
 from builder.host.paths import check_cache
 from builder.host.session import Session
-from builder.host.units import duration, gib, size_of
+from builder.host.units import count_of, duration, gib, size_of
 from builder.lock.single_build import index_with_wheel, single_build
 from builder.lock.stage import lock_with_history
 from builder.model.builds import BuildOptions
@@ -168,7 +168,7 @@ def _lines(wheel: ObtainedWheel) -> Iterator[str]:
 def _origin(wheel: ObtainedWheel) -> str:
     costs: Sequence[str] = [
         *([duration(wheel.seconds)] if wheel.seconds is not None else ()),
-        *([f"{wheel.units} compiled files"] if wheel.units else ()),
+        *([count_of(wheel.units, "compiled file")] if wheel.units else ()),
         *([f"{gib(wheel.peak_memory)} GiB of memory"] if wheel.peak_memory else ()),
     ]
     return f"{wheel.origin} ({', '.join(costs)})" if costs else wheel.origin

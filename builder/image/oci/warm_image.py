@@ -11,7 +11,7 @@ from builder.image.oci.assemble import CREATED
 from builder.image.oci.layout import put_image
 from builder.image.oci.pack import pack
 from builder.image.runtime import FOLDER
-from builder.image.runtime.warm_start import CONDITIONS, FILES
+from builder.image.runtime.warm_start import CONDITIONS
 from builder.image.runtime.warm_start import FOLDER as WARM
 from builder.model.images import WarmImage
 
@@ -38,8 +38,8 @@ def make_warm_image(
 ) -> WarmImage:
     """Write the layer, the configuration and the manifest of a warm image into a layout, and return the image.
 
-    `config` is the image's configuration, `files` the folder of compiled files, and `conditions` the JSON of those of
-    their start. The same files give the same digest.
+    `config` is the image's configuration, `files` the folder of compiled files (`CompiledStore.keep`), and `conditions`
+    the JSON of those of their start. The same files give the same digest.
 
     Raises:
         DiskError: they cannot be written.
@@ -72,4 +72,4 @@ def with_warm_layer(image: Image, config: dict[str, Any], layer: Descriptor, dif
 def _entries(conditions: str, files: Path) -> Iterator[LayerEntry]:
     yield file_of(f"{_ROOT}/{CONDITIONS}", f"{conditions}\n".encode())
     for entry in entries_below(files):
-        yield entry._replace(path=f"{_ROOT}/{FILES}/{entry.path}")
+        yield entry._replace(path=f"{_ROOT}/{entry.path}")

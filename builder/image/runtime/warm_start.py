@@ -26,10 +26,12 @@ else:
     # In an image, the scripts are in one folder, which is not a package.
     from settings import Settings, read_server, settle
 
-# Beside the scripts: the files, with their paths below `CACHE`, and their conditions.
+# Beside the scripts: the files, with their paths below `CACHE`, and their conditions. Those of `ALWAYS` fit every start
+# of the image.
 FOLDER = "warm"
 CONDITIONS = "conditions.json"
 FILES = "cache"
+ALWAYS = "always"
 CACHE = Path("/cache")
 # Attributes of the CUDA driver API (CUdevice_attribute).
 _MAJOR, _MINOR = 75, 76
@@ -75,7 +77,7 @@ def choices(settings: Settings, environment: Mapping[str, str]) -> dict[str, dic
 
 
 def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cache: Path = CACHE) -> str:
-    """Copy the image's compiled files into the cache, if they fit this start; return a line for the log.
+    """Copy the image's compiled files into the cache, those that fit this start; return a line for the log.
 
     Files that are in the cache stay. An image without such files gives an empty line.
     """
@@ -83,14 +85,20 @@ def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cach
     if not (folder / CONDITIONS).is_file():
         return ""
     try:
-        wanted = _read_conditions(folder / CONDITIONS)
-        different = list(_differences(wanted, conditions(settings, environment)))
-        if different:
-            return f"the image's compiled files do not fit and are not used: {'; '.join(different)}"
-        copied = sum(_copy(path, cache / path.relative_to(folder / FILES)) for path in _files(folder / FILES))
+        copied, different = _copy_all(folder / ALWAYS, cache), []
+        if (folder / FILES).is_dir():
+            wanted = _read_conditions(folder / CONDITIONS)
+            different = list(_differences(wanted, conditions(settings, environment)))
+        if not different:
+            copied += _copy_all(folder / FILES, cache)
     except (OSError, ValueError) as error:
         return f"the image's compiled files cannot be used: {error}"
-    return f"took {copied} compiled files from the image" if copied else "the cache has the image's compiled files"
+    taken = f"took {copied} compiled file{'s' if copied > 1 else ''} from the image" if copied else ""
+    if different:
+        which = "the others" if taken else "the image's compiled files"
+        refused = f"{which} do not fit and are not used: {'; '.join(different)}"
+        return f"{taken}; {refused}" if taken else refused
+    return taken or "the cache has the image's compiled files"
 
 
 def main(process: Path = Path("/proc/1/environ")) -> None:
@@ -162,6 +170,11 @@ def _differences(wanted: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator
         names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if names:
             yield f"{key} that differ: {', '.join(names)}"
+
+
+def _copy_all(folder: Path, cache: Path) -> int:
+    """Copy the files of a folder into the cache, and return how many the cache lacked."""
+    return sum(_copy(path, cache / path.relative_to(folder)) for path in _files(folder))
 
 
 def _files(folder: Path) -> Iterator[Path]:

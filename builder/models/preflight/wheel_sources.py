@@ -10,8 +10,6 @@ from builder.errors import NetworkError
 from builder.host import records
 from builder.models.preflight import transformers_source, vllm_source
 from builder.models.preflight.server_facts import ServerFacts, TransformersFacts
-from builder.remote.index.remote_wheel import FLAWS
-from builder.remote.locked_archives import read_archive
 
 if TYPE_CHECKING:
     import zipfile
@@ -82,6 +80,9 @@ def _facts(
     cached = records.read(path, wheel.sha256, kind)
     if cached is not None:
         return cached
+    from builder.remote.index.remote_wheel import FLAWS  # noqa: PLC0415  # slow to import
+    from builder.remote.locked_archives import read_archive  # noqa: PLC0415  # and this
+
     try:
         facts = read_archive(wheel, read, session)
     except FLAWS:

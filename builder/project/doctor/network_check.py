@@ -19,6 +19,7 @@ from builder.model.recipes import PublishSpec
 from builder.project.doctor.check_table import ok, problem, skipped
 from builder.publish.stage import targets
 from builder.remote import answer_bodies, http, web_pages
+from builder.remote.addresses import scrub
 from builder.remote.index.index_client import client_of
 from builder.remote.index.logins import without_login
 from builder.remote.index.pages import parse
@@ -173,7 +174,7 @@ def _ahead_s(answer: requests.Response) -> float | None:
 
 
 def _check(answer: _Answer) -> Check:
-    url = http.scrub(answer.url) or answer.name
+    url = scrub(answer.url) or answer.name
     outcome = answer.failure or f"it answers {answer.status}"
     if answer.page:
         text = f"{answer.name}: {answer.page}" + (f" ({url})" if url != answer.name else "")

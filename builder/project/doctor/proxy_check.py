@@ -13,7 +13,7 @@ from builder.errors import EngineError
 from builder.host.config import build_ca_bundle
 from builder.host.engine.docker import proxies_of
 from builder.project.doctor.check_table import ok, problem, skipped
-from builder.remote.http import scrub
+from builder.remote.addresses import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

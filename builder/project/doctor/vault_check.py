@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.project.doctor.check_table import ok, problem
-from builder.remote.http import scrub
+from builder.remote.addresses import scrub
 from builder.remote.vault.vault_reader import vault_at
 from builder.remote.vault.vaulted_files import vault_locations
 

@@ -17,6 +17,7 @@ import requests
 from builder.errors import JbuildError, LockError, NetworkError
 from builder.host.files import write_text
 from builder.remote import answer_bodies, http, web_pages
+from builder.remote.addresses import scrub
 from builder.remote.index.listing import Address, Index, ProjectPage
 from builder.remote.index.logins import REFUSED, Logins, variable, without_login
 from builder.remote.index.pages import ACCEPT, parse
@@ -175,7 +176,7 @@ class IndexClient:
                     text = f"a web page answers{web_pages.titled(content)}: {error}"
                     raise _WebPageInsteadError(text) from error
                 raise _UnusableError(str(error)) from error
-        page_url = http.scrub(without_login(answer.url))
+        page_url = scrub(without_login(answer.url))
         return ProjectPage(index=index.name, project=project, url=page_url, files=files, stand_in=address.stand_in)
 
 
@@ -201,9 +202,9 @@ def _unreachable(index: Index, project: str, failures: list[_Failure], since: st
         hint = f"give it a log-in: netrc, keyring, or {name}_USERNAME and {name}_PASSWORD"
     unreachable = IndexUnreachableError(
         f"the index {index.name} does not answer for {project}{nor}{failing}",
-        where=http.scrub(failures[0][0]) if failures else None,
+        where=scrub(failures[0][0]) if failures else None,
         hint=f"{hint}; cells that are locked already still build from the wheelhouse",
-        log="\n".join(f"{http.scrub(url)}: {_reason(error)}" for url, error in failures) or None,
+        log="\n".join(f"{scrub(url)}: {_reason(error)}" for url, error in failures) or None,
     )
     unreachable.refused = refused
     return unreachable

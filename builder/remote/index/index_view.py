@@ -17,6 +17,7 @@ from builder.host.concurrency import Progress
 from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, write_bytes
 from builder.remote import answer_bodies, http
+from builder.remote.addresses import scrub
 from builder.remote.download import Expected, PartialBlob, download, download_once, local_path, receive
 from builder.remote.index.remote_wheel import (
     FLAWS,
@@ -335,6 +336,6 @@ def _unfit(index: Index, file: IndexFile, flaw: str) -> IntegrityError:
     plain = re.sub(r"[-_.]+", "-", name).lower()
     return IntegrityError(
         f"{file.filename} of the index {index.name} cannot be used: {flaw}",
-        where=http.scrub(file.url),
+        where=scrub(file.url),
         hint=f'exclude it with `constraints = ["{plain}!={version}"]` in the recipe, and tell the index\'s operator',
     )

@@ -15,6 +15,7 @@ from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 from builder.errors import IntegrityError, NoWheelsError
 from builder.host.concurrency import Progress
 from builder.remote import http
+from builder.remote.addresses import scrub
 from builder.remote.download import Expected, download, download_once, local_path, receive
 from builder.remote.index.index_view import Candidate
 
@@ -107,6 +108,6 @@ def _receive(file: IndexFile, client: IndexClient, content: PartialFile) -> None
 def _mismatch(file: IndexFile, content: PartialFile) -> IntegrityError:
     return IntegrityError(
         f"{file.filename} is not the file that its index states: {content.flaw()}",
-        where=http.scrub(file.url),
+        where=scrub(file.url),
         hint="find out why, then run `jbuild lock` to take the new one",
     )

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from builder.errors import ProgramFailedError, ProgramMissingError, RegistryError
 from builder.host import process
 from builder.host.json_documents import decode_json
-from builder.remote.http import is_loopback, joined, scrub
+from builder.remote.addresses import is_loopback, scrub
+from builder.remote.http import joined
 from builder.remote.registry.reference import DOCKER_HUB
 from builder.remote.web_pages import refuse_web_page
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
 from builder.model import patterns
-from builder.remote.http import is_loopback, scrub
+from builder.remote.addresses import is_loopback, scrub
 
 if TYPE_CHECKING:
     from collections.abc import Collection

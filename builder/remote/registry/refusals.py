@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from builder.host.json_documents import decode_json
 from builder.host.toml.declarations import Source, declaration_of, load_rows, regex, string
-from builder.remote.http import scrub
+from builder.remote.addresses import scrub
 from builder.remote.web_pages import beginning, is_web_page, titled
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import requests
 from requests import exceptions
 
 from builder.errors import RegistryError
+from builder.remote.addresses import scrub
 from builder.remote.answer_bodies import AddressError, AnswerError
-from builder.remote.http import CA_HINT, TOO_MANY_REQUESTS, asked_wait, is_untrusted, reason, scrub
+from builder.remote.http import CA_HINT, TOO_MANY_REQUESTS, asked_wait, is_untrusted, reason
 from builder.remote.registry.refusals import explanation_of, refusal_for
 from builder.remote.web_pages import WEB_PAGE_HINT, WebPageError, is_web_page
 

@@ -11,14 +11,9 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests import exceptions
 
+from builder.remote.addresses import scrub
 from builder.remote.answer_bodies import AddressError
-from builder.remote.http import (
-    MOST_REDIRECTS,
-    Retry,
-    joined,
-    reason,
-    scrub,
-)
+from builder.remote.http import MOST_REDIRECTS, Retry, joined, reason
 from builder.remote.registry.auth import Authority, set_authorization
 from builder.remote.registry.reference import api_base
 from builder.remote.registry.registry_failures import REALM, RedirectError, RequestFailure, is_same_server

@@ -15,6 +15,7 @@ from builder.errors import IntegrityError, NetworkError, RegistryError, UsageErr
 from builder.host.json_documents import decode_json
 from builder.model.vaults import CATALOGUE
 from builder.remote import http
+from builder.remote.addresses import scrub
 from builder.remote.answer_bodies import read_body
 from builder.remote.artifact import TITLE
 from builder.remote.download import receive
@@ -119,7 +120,7 @@ class WebVault:
         except requests.RequestException as error:
             raise http.network_error(error, url, "the vault does not answer") from error
         if content is None:
-            raise NetworkError(f"the file is longer than {_LONGEST >> 20} MiB", where=http.scrub(url))
+            raise NetworkError(f"the file is longer than {_LONGEST >> 20} MiB", where=scrub(url))
         return content
 
     def _read_once(self, url: str) -> bytes | None:
@@ -204,5 +205,5 @@ def storage_of(location: str, config: Config) -> VaultStorage:
         host = Reference.parse(location.removeprefix(OCI)).host
         return RegistryVault(location, partial(connect, host, config))
     if location.startswith(_WEB):
-        return WebVault(http.scrub(location), Logins(config, http.session(config)))
+        return WebVault(scrub(location), Logins(config, http.session(config)))
     return FolderVault(Path(location))
