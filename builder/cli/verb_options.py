@@ -15,6 +15,7 @@ from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.host.paths import Workspace
 from builder.host.registry_names import advice, bare, slashed
 from builder.jetson.boards import boards, machines
+from builder.model.patterns import TAG
 from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
 from builder.recipe.load import load
@@ -126,6 +127,13 @@ push_registry_option = _registries("Push to this registry instead of the configu
 lookup_registry_option = _registries("Look in this registry instead of the configured ones. Can be repeated.")
 load_registry_option = _registries("Push to this registry instead. Can be repeated.")
 unsigned_option = click.option("--unsigned-verdict", "unsigned", is_flag=True, help="Accept unsigned verdicts.")
+tag_option = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    callback=_names(TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128"),
+    help="Set this tag instead of the recipe's. Can be repeated.",
+)
 force_tags_option = click.option(
     "--force-tags", is_flag=True, help="Set tags even if they are immutable or point to a newer image."
 )

@@ -173,16 +173,20 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
             run.ready_s = round(time.monotonic() - began, 1)
             run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
             return server
-        task.note(_progress(container, note))
+        task.note(_progress(container, note if time.monotonic() < began + _expected_s(run) else ""))
         time.sleep(min(_POLL_S, left_s))
 
 
 def patience(run: SmokeRun) -> str:
     """Return a note on the expected minutes of waiting; empty if it takes seconds."""
+    expected_s = _expected_s(run)
     if run.baseline.usual_start_s:
-        return f"last time it took {_minutes(run.baseline.usual_start_s)}"
-    usual_s = usual_start_s(run.level) if run.emulated else 0
-    return f"under emulation this usually takes about {_minutes(usual_s)}" if usual_s else ""
+        return f"last time it took {_minutes(expected_s)}"
+    return f"under emulation this usually takes about {_minutes(expected_s)}" if expected_s else ""
+
+
+def _expected_s(run: SmokeRun) -> float:
+    return run.baseline.usual_start_s or (usual_start_s(run.level) if run.emulated else 0)
 
 
 def _minutes(seconds: float) -> str:

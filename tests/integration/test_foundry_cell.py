@@ -177,7 +177,10 @@ def test_a_runner_compiles_the_same_wheel(made: tuple[Project, Done], tmp_path: 
     assert done.code == 0, done.stderr
     (wheel,) = check("wheel", done.stdout)["wheels"]
     assert (wheel["origin"], wheel["sha256"]) == ("built", first)
-    assert_refused(project.jbuild(*wish, "nowhere", timeout_s=LONG_S), 7, "there is no such builder")
+    # A wheel in the cache needs no builder, and still does not hide a wrong name.
+    cached = tuple(word for word in wish if word != "--fresh")
+    for words in (wish, cached):
+        assert_refused(project.jbuild(*words, "nowhere", timeout_s=LONG_S), 7, "there is no such builder")
     # The stage knows the setting.
     again = ("recipe", "--until", "wheel", "--from", "wheel")
     done = project.run(*again, timeout_s=LONG_S, JBUILD_BUILD_RUNNER="nowhere")

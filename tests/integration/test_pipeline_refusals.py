@@ -54,6 +54,7 @@ def test_unknown_names_are_answered_with_the_nearest(finished: Project) -> None:
     assert_said(finished.run("recipe", "--cell", "vllm=1.1"), "no cell has vllm=1.1", "1.0")
     assert_said(finished.run("build", "--frce"), "--frce", "--force")
     assert_said(finished.run("push", "--registry", "https://host/x"), "is not a registry such as host:5000/team")
+    assert_said(finished.run("promote", "--tag", "Bad Tag!"), "'Bad Tag!' is not a tag")
     assert_said(finished.jbuild("recipe"), "Missing argument")
 
 

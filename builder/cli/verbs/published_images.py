@@ -21,6 +21,7 @@ from builder.cli.verb_options import (
     lookup_registry_option,
     refuse_options,
     registry_names,
+    tag_option,
     unsigned_option,
 )
 from builder.errors import RegistryError, UsageError
@@ -59,7 +60,7 @@ class PromoteResult:
         callback=registry_names,
         help="Copy to this registry. Can be repeated. Default for a recipe: the registries that it is pushed to.",
     ),
-    click.option("--tag", "tags", multiple=True, help="Set this tag instead of the recipe's. Can be repeated."),
+    tag_option,
     level_option("Level that the verdict must reach for tags of --tag."),
     click.option("--repository", help="Repository below HOST/PREFIX. Default: the image's own."),
     click.option(

@@ -307,6 +307,8 @@ def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
         yield f"  replace     {', '.join(spec.replace)}"
     if platform.has_gpu and spec.image.precompile:
         yield f"  precompile  {spec.image.precompile}"
+    if spec.image.warm:
+        yield "  warm        the files that the server's first start compiles, in one more layer"
     if platform.has_gpu and spec.kernels != "any":
         yield f"  kernels     {spec.kernels}"
     if spec.apt:

@@ -18,6 +18,7 @@ from builder.cli.verb_options import cell_option, complete_recipes, runner_optio
 from builder.errors import JbuildError
 from builder.foundry.cell_builds import request_of
 from builder.foundry.obtain_wheel import obtain_wheel, wheel_path
+from builder.foundry.remote_sandbox import docker_environment, require_builder
 from builder.host.files import disk_errors
 from builder.host.paths import check_cache
 from builder.host.session import Session
@@ -107,6 +108,9 @@ def command(
     check_cache(session.workspace)
     selection = select_cells(recipe, selectors, session)
     selection.show_impossible()
+    if runner:
+        # Before locks are made, and whether or not the cache has the wheel.
+        require_builder(runner, docker_environment(session))
     options = BuildOptions(jobs=jobs, fresh=fresh, runner=runner)
     try:
         wheels = tuple(_obtained(package, job, session, options, output) for job in selection.jobs())
