@@ -47,7 +47,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     if request.param == "noise":
         content = content[:-BYTES] + os.urandom(BYTES)
     make_folder(tmp_path / "tiny", model__safetensors=content)
-    make_folder(tmp_path / "tiny" / "vision", model__safetensors=content[:-1] + b"x")
+    make_folder(tmp_path / "tiny" / "vision", model__safetensors=content[:-1] + bytes([content[-1] ^ 1]))
     return tmp_path / "tiny"
 
 
