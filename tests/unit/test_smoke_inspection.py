@@ -14,6 +14,7 @@ from builder.smoke import inspection
 from builder.smoke.inspection import NOTHING_KEPT
 from builder.smoke.launch import Launch
 from builder.smoke.probe import script
+from builder.smoke.start_caches import CompiledStore
 from builder.smoke.steps import SmokeRun
 
 LAUNCH = Launch(reference="image", platform="linux/arm64", port=8000)
@@ -40,10 +41,16 @@ class Container:
         return self.code
 
 
-def run(*, emulated: bool = True, models: tuple[Model, ...] = (Model(name="tiny", source="./tiny"),)) -> SmokeRun:
+def run(
+    *,
+    emulated: bool = True,
+    models: tuple[Model, ...] = (Model(name="tiny", source="./tiny"),),
+    in_image: tuple[str, ...] = (),
+) -> SmokeRun:
     facts: dict[str, Any] = {"engine": SimpleNamespace(), "console": Console(), "level": "emulated"}
+    compiled = CompiledStore(in_image=dict.fromkeys(in_image, ""))
     spec = Spec(models=models, server=ServerSpec(), smoke=SmokeSpec(questions=()))
-    return SmokeRun(name="cell", spec=spec, launch=LAUNCH, emulated=emulated, **facts)
+    return SmokeRun(name="cell", spec=spec, launch=LAUNCH, emulated=emulated, compiled=compiled, **facts)
 
 
 @pytest.mark.parametrize("code", [0, None], ids=["done", "forgotten"])
@@ -57,7 +64,9 @@ def test_an_emulated_start_is_helped_and_says_so(code: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "processors"), [({"emulated": False}, 2), ({"models": ()}, 2), ({}, 1)], ids=["native", "none", "one"]
+    ("changes", "processors"),
+    [({"emulated": False}, 2), ({"models": ()}, 2), ({"in_image": ("model",)}, 2), ({}, 1)],
+    ids=["native", "none", "warm", "one"],
 )
 def test_a_start_that_would_gain_nothing_is_left_alone(changes: dict[str, Any], processors: int) -> None:
     running, container = run(**changes), Container(processors)
@@ -72,7 +81,9 @@ def test_a_server_that_has_ended_already_is_left_to_the_next_step(capsys: pytest
     assert capsys.readouterr().err == "cell: model_info could not be started: container 1 is not running\n"
 
 
-@pytest.mark.parametrize("changes", [{"emulated": False}, {"models": ()}], ids=["native", "none"])
+@pytest.mark.parametrize(
+    "changes", [{"emulated": False}, {"models": ()}, {"in_image": ("model",)}], ids=["native", "none", "warm"]
+)
 def test_a_container_gets_no_probe_that_it_does_not_run(changes: dict[str, Any]) -> None:
     assert inspection.prepared(run(**changes)) == LAUNCH
 
