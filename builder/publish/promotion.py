@@ -166,7 +166,9 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         )
     ignored = None if options.unsigned else best(candidate.unsigned)
     if options.tags:
-        _require_tags(earned(rules, level, ignored)[1], candidate, "pass a better verdict with --verdict FILE")
+        _require_tags(earned(rules, level, ignored)[1], candidate, _how_to_earn(candidate, level, ignored))
+    elif level is None and not candidate.unsigned:
+        session.console.warn("the image has no verdict of a passed smoke run: it is copied without tags")
     wish = PublishOptions(
         repository=options.repository or candidate.repository,
         tags=rules,
@@ -185,6 +187,16 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         # The audit counts it as a proof.
         records.write(candidate.folder.record(IMPORTED), imported.digest, imported)
     return done
+
+
+def _how_to_earn(candidate: PromotionCandidate, level: str | None, ignored: str | None) -> str:
+    if ignored and level is None:
+        return "accept the unsigned verdict with --unsigned-verdict, or trust its key with --key"
+    if level is None and candidate.folder:
+        return "run `jbuild smoke` first; nothing was uploaded"
+    return (
+        "pass a better verdict with --verdict FILE, such as that of `jbuild smoke --bundle DIR` on a machine with a GPU"
+    )
 
 
 def _require_tags(withheld: Sequence[TagWithheld], candidate: PromotionCandidate, hint: str) -> None:

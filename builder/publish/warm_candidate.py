@@ -53,8 +53,8 @@ def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tup
         raise UsageError(
             "there is no warm image of this cell",
             where=str(folder),
-            hint=f"set `warm = true` under [image] and run `jbuild smoke {job.recipe.name}`; if that was on another "
-            "machine, name the folder of its verdicts with --verdict; the run says why it made none",
+            hint=f"with `warm = true` under [image], `jbuild smoke {job.recipe.name}` makes it, or says why not; "
+            "--verdict names the folder of the verdicts of another machine's smoke run",
         )
     warm, verdict = found
     if warm.base != image.digest:

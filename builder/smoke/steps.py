@@ -173,7 +173,8 @@ def _wait_until_ready(run: SmokeRun, container: WatchedContainer, task: Task) ->
             run.ready_s = round(time.monotonic() - began, 1)
             run.console.say(f"{run.name}: ready after {run.ready_s:.0f} s")
             return server
-        task.note(_progress(container, note if time.monotonic() < began + _expected_s(run) else ""))
+        beyond = note and time.monotonic() > began + _expected_s(run)
+        task.note(_progress(container, f"jbuild gives up after {_minutes(within_s)}" if beyond else note))
         time.sleep(min(_POLL_S, left_s))
 
 

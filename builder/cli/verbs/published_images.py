@@ -21,6 +21,7 @@ from builder.cli.verb_options import (
     lookup_registry_option,
     refuse_options,
     registry_names,
+    repository_option,
     tag_option,
     unsigned_option,
 )
@@ -62,7 +63,7 @@ class PromoteResult:
     ),
     tag_option,
     level_option("Level that the verdict must reach for tags of --tag."),
-    click.option("--repository", help="Repository below HOST/PREFIX. Default: the image's own."),
+    repository_option,
     click.option(
         "--verdict",
         metavar="FILE|FOLDER",

@@ -308,7 +308,7 @@ def _settings(cell: ShownCell | UnreadCell) -> Iterator[str]:
     if platform.has_gpu and spec.image.precompile:
         yield f"  precompile  {spec.image.precompile}"
     if spec.image.warm:
-        yield "  warm        the files that the server's first start compiles, in one more layer"
+        yield "  warm        a second image with what the server's first start compiles; its tags end in -warm"
     if platform.has_gpu and spec.kernels != "any":
         yield f"  kernels     {spec.kernels}"
     if spec.apt:
