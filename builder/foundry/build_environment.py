@@ -98,9 +98,17 @@ def _cuda(build: LockedBuild) -> dict[str, str]:
         "CUDA_TOOLKIT_ROOT": CUDA,
         "CUDAHOSTCXX": compiler,
         # nvcc 12 ignores NVCC_CCBIN. Without the option, objects contain names of temporary files, with process IDs.
-        "NVCC_PREPEND_FLAGS": f"-ccbin {compiler} --objdir-as-tempdir",
+        "NVCC_PREPEND_FLAGS": f"-ccbin {compiler} --objdir-as-tempdir{_seed(build)}",
         "TORCH_CUDA_ARCH_LIST": ";".join(build.target.gpus),
     }
+
+
+def _seed(build: LockedBuild) -> str:
+    """Return nvcc's option against process IDs in the names of units without an external function.
+
+    nvcc 12.4 has no such option: `nvcc --help` of both releases.
+    """
+    return "" if build.toolchain.startswith("cuda-12.") else " --frandom-seed=jbuild"
 
 
 def _version(build: LockedBuild) -> dict[str, str]:

@@ -14,7 +14,7 @@ from builder.model.recipes import Architecture, Pairs
 from builder.model.wheels import LockedWheel
 
 # Part of every fingerprint: raise it when the same inputs give another wheel.
-BUILD_METHOD = 2
+BUILD_METHOD = 3
 SourceKind = Literal["sdist", "git", "folder", "archive"]
 ToolRole = Literal["nvcc", "cuda-runtime", "cuda-headers", "torch-headers", "system", "sysroot"]
 

@@ -29,7 +29,10 @@ PLAIN = make_build(target=make_target(cuda=None, torch=None, gpus=()), toolchain
 def test_a_cross_build_gets_the_targets_compilers_and_names() -> None:
     environment = build_environment(make_build(target=make_target(gpus=("8.7", "11.0"))), jobs=3)
     assert environment["CC"] == "aarch64-linux-gnu-gcc-12"
-    assert environment["NVCC_PREPEND_FLAGS"] == "-ccbin aarch64-linux-gnu-g++-12 --objdir-as-tempdir"
+    flags = "-ccbin aarch64-linux-gnu-g++-12 --objdir-as-tempdir"
+    assert environment["NVCC_PREPEND_FLAGS"] == f"{flags} --frandom-seed=jbuild"
+    older = build_environment(make_build(toolchain="cuda-12.4"), jobs=3)
+    assert older["NVCC_PREPEND_FLAGS"] == flags
     assert environment["TORCH_CUDA_ARCH_LIST"] == "8.7;11.0"
     assert environment["_PYTHON_HOST_PLATFORM"] == "linux-aarch64"
     assert environment["MAX_JOBS"] == environment["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
