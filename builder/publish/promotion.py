@@ -193,7 +193,7 @@ def _how_to_earn(candidate: PromotionCandidate, level: str | None, ignored: str 
     if ignored and level is None:
         return "accept the unsigned verdict with --unsigned-verdict, or trust its key with --key"
     if level is None and candidate.folder:
-        return "run `jbuild smoke` first; nothing was uploaded"
+        return f"run `jbuild smoke {candidate.folder.path.parent.name}` first; nothing was uploaded"
     return (
         "pass a better verdict with --verdict FILE, such as that of `jbuild smoke --bundle DIR` on a machine with a GPU"
     )

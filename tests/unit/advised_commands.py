@@ -37,15 +37,12 @@ _OPTION = re.compile(r"(--[a-z][a-z0-9-]*)(?:[ =].*)?")
 _FOREIGN_OPTIONS = frozenset(
     """
     --allow-deprecated-quantization --api-key --cache-to --chat-template --compilation-config --compile-bytecode
-    --config-format
-    --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager
-    --gpu-memory-utilization --host
-    --insecure-ignore-tlog --ipc --isolated --kernels --kv-cache-dtype --lora-modules --max-lora-rank --max-model-len
-    --max-num-batched-tokens --max-num-seqs --max_model_len --metrics-port --name --network --no- --only
-    --only-binary --option --platform --port --python-platform --python-version --quantization
-    --reasoning-parser --runtime --secret --served-model-name --slim --small
-    --target --tensor-parallel-size --tokenizer-mode --tool-call-parser --tool-parser-plugin --trust-remote-code
-    --warmup
+    --config-format --debian-python --device --driver --dtype --enable-auto-tool-choice --enable-lora --enforce-eager
+    --frandom-seed --gpu-memory-utilization --host --insecure-ignore-tlog --ipc --isolated --kernels --kv-cache-dtype
+    --lora-modules --max-lora-rank --max-model-len --max-num-batched-tokens --max-num-seqs --max_model_len
+    --metrics-port --name --network --no- --only --only-binary --option --platform --port --python-platform
+    --python-version --quantization --reasoning-parser --runtime --secret --served-model-name --slim --small --target
+    --tensor-parallel-size --tokenizer-mode --tool-call-parser --tool-parser-plugin --trust-remote-code --warmup
     """.split()  # noqa: SIM905  # a list of words reads as words
 )
 # A script's array of options, and its use.
