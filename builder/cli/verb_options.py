@@ -15,7 +15,7 @@ from builder.host.config import BUILDER_PATTERN, REGISTRY_PATTERN
 from builder.host.paths import Workspace
 from builder.host.registry_names import advice, bare, slashed
 from builder.jetson.boards import boards, machines
-from builder.model.patterns import REPOSITORY, TAG
+from builder.recipe import value_checks
 from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
 from builder.recipe.load import load
@@ -131,12 +131,12 @@ tag_option = click.option(
     "--tag",
     "tags",
     multiple=True,
-    callback=_names(TAG, "a tag: letters, digits, `_`, `.` and `-`, at most 128"),
+    callback=_names(value_checks.tag.pattern, value_checks.tag.noun),
     help="Set this tag instead of the recipe's. Can be repeated.",
 )
 repository_option = click.option(
     "--repository",
-    callback=_names(REPOSITORY, "a repository name: lower-case letters and digits, joined by `/`"),
+    callback=_names(value_checks.repository.pattern, value_checks.repository.noun),
     help="Repository below HOST/PREFIX. Default: the image's own.",
 )
 force_tags_option = click.option(

@@ -228,9 +228,9 @@ def _model_changed(locked: LockedModel, model: Model, job: Job, session: Session
     if before is not None:
         return before != locked.name
     fetching = "render" in options.stages and not options.locked_only
-    try:
-        from builder.lock.resolve import lock_one  # noqa: PLC0415  # slow to import
+    from builder.lock.resolve import lock_one  # noqa: PLC0415  # slow to import
 
+    try:
         changed = lock_one(model, job, session, fetching=fetching).files != locked.files
     except ModelError as error:
         # What was locked may be in the cache already; if not, fetching it says what is wrong with the folder.

@@ -148,6 +148,7 @@ def test_an_unsigned_verdict_beside_the_image_counts_only_if_asked_for(
         RegistryError, match="tag 1 was not put: it needs a passed verdict, but no trusted key has signed"
     ):
         moved(at(registry, image), session, asked(second.host, tags=("1",)))
+    assert second.tags("vllm") == {}
     # Nothing was uploaded for a tag that the verdicts do not earn.
     assert second.request(f"/v2/vllm/manifests/{image.digest}")[0] == 404
     moved(at(registry, image), session, asked(second.host, tags=("1",), unsigned=True))

@@ -94,11 +94,10 @@ def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cach
     except (OSError, ValueError) as error:
         return f"the image's compiled files cannot be used: {error}"
     taken = f"took {copied} compiled file{'s' if copied > 1 else ''} from the image" if copied else ""
-    if different:
-        which = "the others" if taken else "the image's compiled files"
-        refused = f"{which} do not fit and are not used: {'; '.join(different)}"
-        return f"{taken}; {refused}" if taken else refused
-    return taken or "the cache has the image's compiled files"
+    if not different:
+        return taken or "the cache has the image's compiled files"
+    refused = f"do not fit and are not used: {'; '.join(different)}"
+    return f"{taken}; the others {refused}" if taken else f"the image's compiled files {refused}"
 
 
 def main(process: Path = Path("/proc/1/environ")) -> None:
