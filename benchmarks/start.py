@@ -70,7 +70,7 @@ def _start(image: str, options: str, address: str) -> dict[str, Any]:
         log = subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=True)
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
-    compiled = [line for line in log.stderr.splitlines() if line.startswith("jbuild: ") and "compiled file" in line]
+    compiled = [line for line in log.stderr.splitlines() if line.startswith("jbuild: ") and "cached file" in line]
     return {"ready_s": ready_s, "first_token_s": first_token_s, "answer": answer, "said": compiled}
 
 

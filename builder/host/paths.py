@@ -79,6 +79,7 @@ class CellFolder:
     history = _Place("path", "history.jsonl")  # the outcomes of the cell's runs, a line each
     running = _Place("path", "running.jsonl")  # the line of a run that has not ended, locked by its process
     warm = _Place("path", "warm")  # the warm image of the last smoke run: an OCI layout without the layers below
+    inspection_log = _Place("path", "model-infos.log")  # of the container in which vLLM inspected the models' classes
 
     def record(self, stage: str) -> Path:
         """Return the record of a stage: `render.json`, `build.json`, and so on."""
@@ -206,6 +207,10 @@ class Workspace:
     def system(self, key: str) -> Path:
         """Return the record of a system image, by the fingerprint of its inputs."""
         return self.cache / "systems" / f"{key}.json"
+
+    def model_infos(self, key: str) -> Path:
+        """Return the record of vLLM's model infos, by the fingerprint of vLLM and the classes."""
+        return self.cache / "model-infos" / f"{key}.json"
 
     def file_lock(self, name: str) -> FileLock:
         """Return a named lock that all jbuild processes of this user share.

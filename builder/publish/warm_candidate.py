@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError, UsageError
 from builder.host.files import copy_hashed, disk_errors, temp_file
 from builder.image.oci.layout import blob, is_present, read_config
+from builder.image.oci.pack import Packed
 from builder.image.oci.warm_image import with_warm_layer
 from builder.model.bundles import VERDICT_FOLDER
 from builder.pipeline.cell import CellRecords
@@ -65,7 +66,8 @@ def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tup
         )
     layout = session.workspace.images
     _take_layer(warm, folder, layout)
-    made = with_warm_layer(image, read_config(layout, image), warm.layer, warm.diff_id, layout)
+    layer = Packed(blob=warm.layer, diff_id=warm.diff_id)
+    made = with_warm_layer(image, read_config(layout, image), layer, layout)
     if made.digest != warm.image.digest:
         raise IntegrityError(
             f"the image with this layer is {made.digest}, but {warm.image.digest} ran",

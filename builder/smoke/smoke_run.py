@@ -18,7 +18,6 @@ from builder.host.engine.docker import has_bridge
 from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import Compilations, SmokeFailedError, Verdict
 from builder.recipe import value_checks
-from builder.smoke import inspection
 from builder.smoke import launch as launching
 from builder.smoke.errors import StepFailedError, first_exception, read_log
 from builder.smoke.launch import facts, level
@@ -98,10 +97,8 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
                 return None
             if run.level == "gpu":
                 check_gpu(run, client, log.with_name(f"{log.stem}-probe.log"))
-            with started(run, inspection.prepared(run), client, log) as container:
-                program = inspection.begin(run, container)
+            with started(run, run.launch, client, log) as container:
                 serve(run, container)
-                inspection.end(run, container, program)
     except StepFailedError as failed:
         return failed
     except APIError as error:
@@ -163,7 +160,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
 def _compilations(run: SmokeRun, log: ScannedLog) -> Compilations | None:
     if run.compiled.files is None:
         return None
-    return Compilations(files=compiled_files(run.compiled.files, run.compiled.in_image), lines=log.compilations)
+    return Compilations(files=compiled_files(run.compiled.files), lines=log.compilations)
 
 
 def check_questions(spec: Spec) -> None:

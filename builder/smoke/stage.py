@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.host.engine.docker import find_engine
+from builder.image.oci.engine_load import loaded
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.stage import Stage
 from builder.smoke import golden
-from builder.smoke.engine_load import loaded
 from builder.smoke.launch import facts, level
 from builder.smoke.smoke_run import smoke
 from builder.smoke.steps import Baseline

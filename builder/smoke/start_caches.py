@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import IO, TYPE_CHECKING
 
 from builder.host.files import copy_hashed, disk_errors, sha256_of_rest
 from builder.host.toml import documents
+from builder.image.runtime import FOLDER
 from builder.image.runtime.warm_start import ALWAYS, CACHE, FILES
+from builder.image.runtime.warm_start import FOLDER as WARM
 from builder.model.verdicts import CompiledCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from builder.host.engine.container import RunningContainer
     from builder.host.toml.documents import Table
@@ -54,13 +56,12 @@ class CachedFile:
 class CompiledStore:
     """Where a smoke run puts what its server compiles.
 
-    The files are written below `keep`, if there is one, each in its folder of the warm layer; `in_image` are those that
-    the image has already, by path, with their sha256. After the run, `files` are all files, None if they were not read,
-    and `conditions` those of the start, as JSON, if files are kept.
+    The files are written below `keep`, if there is one, each in its folder of the warm layer. After the run, `files`
+    are those that the image lacked, None if they were not read, and `conditions` those of the start, as JSON, if files
+    are kept.
     """
 
     keep: Path | None = None
-    in_image: Mapping[str, str] = field(default_factory=dict)
     files: tuple[CachedFile, ...] | None = None
     conditions: str = ""
 
@@ -71,21 +72,21 @@ class _Tables:
     unfinished: tuple[str, ...]
 
 
-def read_caches(container: RunningContainer, keep: Path | None = None) -> tuple[CachedFile, ...]:
-    """Return the finished files of all caches, by path; those that a warm layer takes are written below `keep`.
+def new_files(container: RunningContainer, keep: Path | None = None) -> tuple[CachedFile, ...]:
+    """Return the finished files of all caches that the image lacks, by path; they are written below `keep`.
 
     Raises:
         DiskError: a file cannot be written.
         EngineError: the engine does not send them.
     """
-    return tuple(sorted(_files(container, keep), key=lambda file: file.path))
+    return tuple(sorted(_new_files(container, keep), key=lambda file: file.path))
 
 
-def compiled_files(files: Sequence[CachedFile], in_image: Mapping[str, str]) -> tuple[CompiledCount, ...]:
-    """Return how many files a start compiled, by cache: those that it did not have before, by path and sha256."""
+def compiled_files(files: Sequence[CachedFile]) -> tuple[CompiledCount, ...]:
+    """Return how many of the files a compilation leaves, by cache."""
     counts: dict[str, int] = {}
     for file in files:
-        if file.is_compiled and in_image.get(file.path) != file.sha256:
+        if file.is_compiled:
             counts[file.cache.holds] = counts.get(file.cache.holds, 0) + 1
     return tuple(CompiledCount(of=holds, files=count) for holds, count in counts.items())
 
@@ -110,15 +111,35 @@ def _parsed(root: Table) -> _Tables:
     return _Tables(caches=tuple(caches), unfinished=root.strings("unfinished"))
 
 
-def _files(container: RunningContainer, keep: Path | None) -> Iterator[CachedFile]:
-    tables = _tables()
+def _new_files(container: RunningContainer, keep: Path | None) -> Iterator[CachedFile]:
+    tables, in_image = _tables(), _files_of_image(container)
     for row in tables.caches:
         for below, mode, content in container.files_below(f"{CACHE}/{row.folder}"):
             path = f"{row.folder}/{below}"
-            if not _is_named(path, tables.unfinished):
-                target = keep / (ALWAYS if row.always else FILES) / path if keep else None
-                sha256 = _read(content, target, mode)
+            if _is_named(path, tables.unfinished):
+                continue
+            target = keep / (ALWAYS if row.always else FILES) / path if keep else None
+            sha256 = _read(content, target, mode)
+            if in_image.get(path) != sha256:
                 yield CachedFile(path=path, sha256=sha256, cache=row)
+            elif keep and target:
+                _discard(target, keep)
+
+
+def _files_of_image(container: RunningContainer) -> dict[str, str]:
+    """Return the sha256 of the files that the image brings for its caches, by path."""
+    files = container.files_below(f"{FOLDER}/{WARM}")
+    return {path.partition("/")[2]: sha256_of_rest(content) for path, _, content in files if "/" in path}
+
+
+def _discard(file: Path, root: Path) -> None:
+    """Remove a file, and the folders below `root` that are empty without it."""
+    with disk_errors(file):
+        file.unlink()
+        for folder in file.parents:
+            if folder == root or any(folder.iterdir()):
+                break
+            folder.rmdir()
 
 
 def _is_named(path: str, names: Sequence[str]) -> bool:

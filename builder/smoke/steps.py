@@ -20,7 +20,7 @@ from builder.smoke.ask import WrongAnswerError, ask
 from builder.smoke.errors import StepFailedError, ended
 from builder.smoke.golden import Golden, compare, find, prompt_of
 from builder.smoke.openai_client import ServerUnderTest
-from builder.smoke.start_caches import CompiledStore, read_caches
+from builder.smoke.start_caches import CompiledStore, new_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +146,7 @@ def serve(run: SmokeRun, container: WatchedContainer) -> None:
 
 def _read_caches(run: SmokeRun, container: WatchedContainer) -> None:
     try:
-        run.compiled.files = read_caches(container, run.compiled.keep)
+        run.compiled.files = new_files(container, run.compiled.keep)
     except JbuildError as error:
         # The server has passed: only the count is missing.
         run.console.warn(f"{run.name}: {error.message}")

@@ -14,6 +14,7 @@ from builder.errors import JbuildError
 from builder.host import records
 from builder.host.files import disk_errors, temp_folder
 from builder.host.units import count_of
+from builder.image.oci.engine_load import EngineBlobs, loaded
 from builder.image.oci.layout import read_config
 from builder.image.oci.warm_image import make_warm_image
 from builder.image.runtime import server_json
@@ -21,7 +22,6 @@ from builder.image.runtime.settings import settle
 from builder.image.runtime.warm_start import choices
 from builder.model.images import WarmImage
 from builder.model.verdicts import SmokeFailedError, Verdict, WarmStart
-from builder.smoke.engine_load import EngineBlobs, loaded
 from builder.smoke.launch import facts, level
 from builder.smoke.smoke_run import smoke
 from builder.smoke.start_caches import CompiledStore
@@ -81,7 +81,7 @@ def warm_start(run: CellRun, engine: Engine, compiled: CompiledStore, reference:
     """
     name, console = run.job.cell.id, run.session.console
     if not compiled.files:
-        return WarmStart(failure="the start compiled nothing")
+        return WarmStart(failure="the start compiled nothing that the image lacks")
     if not all(file.cache.always for file in compiled.files) and _depends_on_smoke_settings(run):
         console.warn(
             f"{name}: `[smoke.environment]` changes what the server compiles: the warm image fits only starts with "
@@ -107,12 +107,11 @@ def _depends_on_smoke_settings(run: CellRun) -> bool:
 
 def _started_again(run: CellRun, engine: Engine, compiled: CompiledStore, reference: Baseline) -> WarmStart:
     kept, console = run.folder.warm, run.session.console
-    in_image = {file.path: file.sha256 for file in compiled.files or ()}
     with temp_folder(kept.parent, kept.name) as layout, disk_errors(kept):
         warm = _image(run, compiled, layout)
-        files = count_of(len(in_image), "compiled file")
+        files = count_of(len(compiled.files or ()), "compiled file")
         console.say(f"{run.job.cell.id}: starting the image again, with {files} in a layer")
-        again = _second_run(run, warm, engine, CompiledStore(in_image=in_image), layout, reference)
+        again = _second_run(run, warm, engine, layout, reference)
         result = _result(warm, again)
         shutil.rmtree(kept, ignore_errors=True)
         if result.failure is None:
@@ -138,9 +137,7 @@ def _image(run: CellRun, compiled: CompiledStore, layout: Path) -> WarmImage:
         )
 
 
-def _second_run(
-    run: CellRun, warm: WarmImage, engine: Engine, compiled: CompiledStore, layout: Path, baseline: Baseline
-) -> Verdict:
+def _second_run(run: CellRun, warm: WarmImage, engine: Engine, layout: Path, baseline: Baseline) -> Verdict:
     """Return the verdict on the warm image, passed or not; the engine has the layers below."""
     run.on_step("starting the warm image")
     console, log = run.session.console, run.folder.smoke_log(level(facts(run.image, engine)))
@@ -155,7 +152,6 @@ def _second_run(
                 console,
                 log=log.with_name(f"{log.stem}-warm.log"),
                 baseline=baseline,
-                compiled=compiled,
                 on_step=run.on_step,
             )
         except SmokeFailedError as error:

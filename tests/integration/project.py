@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("smoke_stand_in.py")
+REGISTRY = Path(__file__).with_name("registry_stand_in.py")
 BASE = "docker.io/library/debian:bookworm-slim"
 CELL = "v1_0-debian12"
 QUESTION = {"ask": "What is the capital of France?", "expect": "Paris"}
@@ -67,10 +68,14 @@ class Done:
 
 
 def make_wheels(folder: Path) -> None:
-    """Make two releases of a `vllm` that needs no GPU and no time, and what it depends on."""
+    """Make two releases of a `vllm` that needs no GPU and no time, what it depends on, and one with a registry."""
     for version in ("1.0", "1.1"):
         files = {"vllm/__init__.py": f"__version__ = {version!r}\n", "vllm/stand_in.py": STAND_IN.read_text()}
         make_wheel(folder, "vllm", version, files=files, scripts={"vllm": "vllm.stand_in:main"}, requires=("ballast",))
+    files |= {f"vllm/{path}/__init__.py": "" for path in ("model_executor", "model_executor/models", "plugins")}
+    files["vllm/plugins/__init__.py"] = "def load_general_plugins():\n    pass\n"
+    files["vllm/model_executor/models/registry.py"] = REGISTRY.read_text()
+    make_wheel(folder, "vllm-inspecting", files=files, scripts={"vllm": "vllm.stand_in:main"}, requires=("ballast",))
     make_wheel(folder, "ballast", files={"ballast/data.bin": bytes(200_000), "ballast/__init__.py": ""})
 
 

@@ -5,12 +5,14 @@ Runs as PID 1 of a test image, standard library only. STAND_IN_FAULT names the f
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NoReturn
@@ -175,8 +177,16 @@ def compile_graph() -> None:
     say("INFO Compiling a graph for compile range (1, 2048) takes 0.10 s")
 
 
+def inspect_model() -> None:
+    """Inspect the model's class, if this release has a registry."""
+    with suppress(ImportError):
+        registry = importlib.import_module("vllm.model_executor.models.registry")
+        registry.ModelRegistry.models["LlamaForCausalLM"].inspect_model_cls()
+
+
 def main() -> None:
     say("\x1b[32mstand-in\x1b[0m starting")
+    inspect_model()
     compile_graph()
     if FAULT == "never-ready":
         threading.Thread(target=chatter, daemon=True).start()

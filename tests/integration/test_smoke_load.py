@@ -22,9 +22,9 @@ from builder.host.engine.docker import Engine, find_engine
 from builder.host.engine.temporary import SMOKE, temporary_tag
 from builder.host.owner import own_word
 from builder.host.paths import Workspace
+from builder.image.oci import engine_load
+from builder.image.oci.engine_load import loaded
 from builder.model.images import Descriptor, Image
-from builder.smoke import engine_load
-from builder.smoke.engine_load import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,15 +20,12 @@ import pytest
 from builder.errors import EngineError, RecipeError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.engine.container import temporary_container
 from builder.host.engine.docker import Engine, find_engine
 from builder.host.engine.temporary import LABEL
 from builder.host.paths import Workspace
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Message, Model, PublishSpec, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import SmokeFailedError, Verdict
-from builder.smoke.inspection import NOTHING_KEPT
-from builder.smoke.probe import script
 from builder.smoke.smoke_run import smoke
 
 if TYPE_CHECKING:
@@ -177,19 +174,6 @@ class Runner:
 @pytest.fixture
 def run(image: Image, stand_in: str, engine: Engine, tmp_path: Path) -> Runner:
     return Runner(image, stand_in, engine, tmp_path / "logs" / "smoke.log")
-
-
-def test_a_program_beside_the_server_is_followed_to_its_end(
-    client: DockerClient, stand_in: str, tmp_path: Path
-) -> None:
-    probe = script("model_info")
-    with temporary_container(client, {"image": stand_in}, tmp_path / "log", (probe,)) as container:
-        program = container.begin(("/opt/venv/bin/python", f"/{probe.name}", "/models/tiny"))
-        while (code := container.exit_code(program)) is None:
-            time.sleep(0.05)
-        assert container.processors() >= 1
-    # The stand-in's image has no vLLM.
-    assert code == NOTHING_KEPT
 
 
 def test_a_good_image_passes_and_is_measured(run: Runner, image: Image, tmp_path: Path) -> None:

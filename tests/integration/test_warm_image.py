@@ -60,7 +60,7 @@ def test_the_warm_image_compiles_nothing_and_is_the_same_each_time(warm: Project
     assert verdict["compilations"] == COMPILED
     assert (verdict["warm"]["compilations"], verdict["warm"].get("failure")) == (NOTHING, None)
     assert "Directly load AOT compilation" in (warm.cell / "smoke-warm.log").read_text()
-    assert "jbuild: took 1 compiled file from the image" in (warm.cell / "smoke-warm.log").read_text()
+    assert "jbuild: took 1 cached file from the image" in (warm.cell / "smoke-warm.log").read_text()
     assert warm.run("smoke", "--json").ran() == []
     again = warm.run("smoke", "--force", "--json")
     assert again.code == 0, again.stderr
@@ -102,7 +102,7 @@ def test_promote_publishes_it_with_its_own_evidence(warm: Project) -> None:
             {"VLLM_API_KEY": "secret"},
             "do not fit and are not used: VLLM_API_KEY is set, and vLLM compiles anew",
         ),
-        ({"JBUILD_PORT": "8123", "CUDA_VISIBLE_DEVICES": "0"}, "took 1 compiled file from the image"),
+        ({"JBUILD_PORT": "8123", "CUDA_VISIBLE_DEVICES": "0"}, "took 1 cached file from the image"),
     ],
 )
 def test_files_that_do_not_fit_are_ignored_and_the_log_says_so_once(
@@ -119,7 +119,7 @@ def test_files_that_do_not_fit_are_ignored_and_the_log_says_so_once(
         container.remove(force=True)
         warm.client.images.remove(name, force=True)
     assert log.count(said) == 1, log
-    assert log.count("compiled file") == 1
+    assert log.count("cached file") == 1
 
 
 def test_an_image_that_still_compiles_is_refused_and_the_first_one_counts(finished: Project) -> None:

@@ -493,6 +493,7 @@ def test_every_kind_is_a_folder_that_jbuild_made() -> None:
         "programs",
         "packed",
         "systems",
+        "model-infos",
         "foundry",
         "built",
     }

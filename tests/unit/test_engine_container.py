@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 
 from builder.errors import EngineError
 from builder.host.engine.container import RunningContainer, WatchedContainer, printable_line, split_lines
@@ -65,15 +65,6 @@ def test_a_log_is_kept_whole_in_its_file_and_printable_in_memory(tmp_path: Path,
     assert (watched.log.last_line, watched.log.tail(2)) == ("three", "two\nthree")
     assert (tmp_path / "log").read_bytes() == b"\x1b[31mone\x1b[0m\ntwo\nthree"
     assert watched.log.silent_s >= 0
-
-
-def test_a_program_that_the_engine_has_forgotten_has_no_exit_code() -> None:
-    def forget(program: str) -> dict[str, Any]:
-        raise NotFound(f"No such exec instance: {program}")
-
-    api = SimpleNamespace(exec_inspect=forget)
-    container = cast("Any", SimpleNamespace(client=SimpleNamespace(api=api)))
-    assert RunningContainer(container).exit_code("program") is None
 
 
 @pytest.mark.parametrize("failure", [APIError("lost"), tarfile.ReadError("cut off")])

@@ -18,6 +18,7 @@ from builder.host.config import LayerCompression
 from builder.image.build.reproduce import members
 from builder.image.layers.layer import LayerWork, ModelLayer
 from builder.image.oci import virtual_blob
+from builder.image.oci.engine_load import stream
 from builder.image.oci.layout import (
     blob,
     damaged_blobs,
@@ -31,7 +32,6 @@ from builder.image.oci.pack import Packed, pack, pack_layer
 from builder.model.model_files import LockedModel, ModelFile
 from builder.models import model_store
 from builder.publish.image_source import from_layout
-from builder.smoke.engine_load import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,12 +16,12 @@ from builder.host import records
 from builder.host.engine.container import ContainerState, used_memory
 from builder.host.engine.docker import Engine
 from builder.host.engine.gpu_access import BY_RUNTIME
+from builder.image.oci.engine_load import stream
 from builder.image.oci.layout import damaged_blobs, image_blobs
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Model, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import Answer, SmokeFailedError, Verdict
 from builder.smoke import launch as launching
-from builder.smoke.engine_load import stream
 from builder.smoke.errors import StepFailedError, ended, exit_meaning, faults, first_exception
 from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.level_check import require_level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from builder.model.recipes import Waiver
-from builder.smoke.inspection import NOTHING_KEPT
 from builder.smoke.probe import MARK, gpu, script
 from builder.smoke.probe.extensions import needed_driver
 from builder.smoke.probe.gpu import examine, runs_on
@@ -263,54 +261,3 @@ def test_a_module_that_nobody_needs_may_fail() -> None:
     assert _may_fail("ours/plugin_a.so", (waived,))
     assert not _may_fail("ours/plugin_a.so", (other, everything))
     assert not _may_fail("import torch", (everything,))
-
-
-REGISTRY = """
-import json, os, pathlib
-
-def _run_in_subprocess(function):
-    raise AssertionError("this would import everything again")
-
-class Lazy:
-    def inspect_model_cls(self):
-        {keeps}(_run_in_subprocess(lambda: "inspected"))
-
-def {keeps}(result):
-    pathlib.Path(os.environ["VLLM_CACHE_ROOT"], "info.json").write_text(json.dumps(result))
-
-class ModelRegistry:
-    models = {{"LlamaForCausalLM": Lazy()}}
-"""
-
-
-def inspected(tmp_path: Path, keeps: str, *architectures: str) -> tuple[int, bool]:
-    """Return the exit code of the probe of a model's class in a small vLLM, and whether there is a result."""
-    models = tmp_path / "vllm" / "model_executor" / "models"
-    models.mkdir(parents=True)
-    for folder in (models, *models.parents[:2]):
-        (folder / "__init__.py").write_text("")
-    (tmp_path / "vllm" / "plugins.py").write_text("def load_general_plugins(): pass")
-    (models / "registry.py").write_text(REGISTRY.format(keeps=keeps))
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "VLLM_CACHE_ROOT": str(tmp_path)}
-    argv = [sys.executable, str(script("model_info")), str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert not done.stderr
-    return done.returncode, (tmp_path / "info.json").exists()
-
-
-def test_vllms_own_function_keeps_what_it_found_out_about_the_class(tmp_path: Path) -> None:
-    assert inspected(tmp_path, "_save_modelinfo_to_cache", "LlamaForCausalLM", "NobodysModel") == (0, True)
-
-
-def test_a_vllm_that_keeps_no_results_is_left_alone(tmp_path: Path) -> None:
-    assert inspected(tmp_path, "_forget", "LlamaForCausalLM") == (NOTHING_KEPT, False)
-
-
-def test_a_class_that_vllm_lacks_is_not_inspected(tmp_path: Path) -> None:
-    assert inspected(tmp_path, "_save_modelinfo_to_cache", "NobodysModel") == (NOTHING_KEPT, False)
-
-
-def test_an_environment_without_vllm_has_nothing_to_inspect(tmp_path: Path) -> None:
-    argv = [sys.executable, "-S", str(script("model_info")), str(tmp_path)]
-    assert subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == NOTHING_KEPT

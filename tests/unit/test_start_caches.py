@@ -13,7 +13,7 @@ from builder.host.config import LayerCompression
 from builder.image.oci.layout import put, put_image, read_config
 from builder.image.oci.warm_image import WARM_LABEL, make_warm_image
 from builder.model.verdicts import Compilations, CompiledCount
-from builder.smoke.start_caches import compiled_files, read_caches
+from builder.smoke.start_caches import compiled_files, new_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def container(**changes: Any) -> RunningContainer:
 
 
 def test_only_caches_are_read_and_unfinished_files_left(tmp_path: Path) -> None:
-    files = read_caches(container(), tmp_path)
+    files = new_files(container(), tmp_path)
     kept = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     expected = sorted(path.removeprefix("/cache/") for path in FILES if "token" not in path and "lock" not in path)
     assert [file.path for file in files] == expected
@@ -60,17 +60,22 @@ def test_only_caches_are_read_and_unfinished_files_left(tmp_path: Path) -> None:
     assert modes["always/vllm/modelinfos/vllm-llama.json"] == 0o644
 
 
-def test_new_and_changed_files_count_by_cache() -> None:
-    files = read_caches(container())
-    assert compiled_files(files, {}) == (
+def test_new_and_changed_files_count_by_cache(tmp_path: Path) -> None:
+    assert compiled_files(new_files(container())) == (
         CompiledCount(of="Triton kernels", files=1),
         CompiledCount(of="model classes", files=1),
         CompiledCount(of="graphs and their kernels", files=2),
     )
-    in_image = {file.path: file.sha256 for file in files}
-    assert compiled_files(files, in_image) == ()
-    later = read_caches(container(**{"/cache/triton/y/launcher.so": b"other", "/cache/triton/z.json": b"{}"}))
-    assert compiled_files(later, in_image) == (CompiledCount(of="Triton kernels", files=1),)
+    in_image = {"/opt/jbuild/warm/conditions.json": b"{}"}
+    for path, content in FILES.items():
+        part = "always" if "modelinfos" in path else "cache"
+        in_image[f"/opt/jbuild/warm/{part}/{path.removeprefix('/cache/')}"] = content
+    assert new_files(container(**in_image), tmp_path) == ()
+    assert list(tmp_path.iterdir()) == [], "not even empty folders"
+    changed = {"/cache/triton/y/launcher.so": b"other", "/cache/triton/z.json": b"{}"}
+    later = new_files(container(**in_image, **changed), tmp_path)
+    assert [file.path for file in later] == ["triton/y/launcher.so", "triton/z.json"]
+    assert compiled_files(later) == (CompiledCount(of="Triton kernels", files=1),)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_the_same_files_give_the_same_warm_image(tmp_path: Path) -> None:
     image = put_image(layout, config, [layer], "linux/arm64")
     made = []
     for name in ("one", "two"):
-        read_caches(container(), tmp_path / name)
+        new_files(container(), tmp_path / name)
         made.append(
             make_warm_image(
                 image, read_config(layout, image), "{}", tmp_path / name, layout, LayerCompression(), lambda _: None

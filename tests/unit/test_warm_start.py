@@ -96,11 +96,11 @@ def test_containers_that_copy_at_once_do_not_meet(folder: Path, tmp_path: Path) 
 
 def test_files_are_copied_once_and_keep_what_the_cache_has(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "took 1 compiled file from the image"
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "took 1 cached file from the image"
     taken = cache / "vllm" / "torch_compile_cache" / "model"
     assert taken.read_bytes() == b"graph"
     taken.write_bytes(b"of this machine")
-    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's compiled files"
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's files already"
     assert taken.read_bytes() == b"of this machine"
     assert [path.name for path in taken.parent.iterdir()] == ["model"]
 
@@ -120,7 +120,7 @@ def test_files_are_copied_once_and_keep_what_the_cache_has(folder: Path, tmp_pat
 def test_files_of_other_conditions_are_ignored(folder: Path, tmp_path: Path, key: str, value: Any, said: str) -> None:
     write_conditions(folder, conditions(SETTINGS, ENVIRONMENT) | {key: value})
     line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
-    assert line == f"the image's compiled files do not fit and are not used: {said}"
+    assert line == f"the image's cached files do not fit and are not used: {said}"
     assert not (tmp_path / "cache").exists()
 
 
@@ -132,15 +132,16 @@ def test_files_that_always_fit_are_taken_whatever_the_start_is(folder: Path, tmp
     write_conditions(folder, conditions(SETTINGS, ENVIRONMENT) | {"sm": "9.0"})
     line = take(SETTINGS, ENVIRONMENT, folder, cache)
     refused = "do not fit and are not used: SM: 9.0, here none"
-    assert line == f"took 1 compiled file from the image; the others {refused}"
+    assert line == f"took 1 cached file from the image; the others {refused}"
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["llama.json"]
-    assert take(SETTINGS, ENVIRONMENT, folder, cache) == f"the image's compiled files {refused}"
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == f"the image's cached files {refused}"
     shutil.rmtree(folder / "warm" / "cache")
-    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's compiled files"
-    assert take(SETTINGS, ENVIRONMENT, folder, tmp_path / "new") == "took 1 compiled file from the image"
+    (folder / "warm" / "conditions.json").unlink()
+    assert take(SETTINGS, ENVIRONMENT, folder, cache) == "the cache has the image's files already"
+    assert take(SETTINGS, ENVIRONMENT, folder, tmp_path / "new") == "took 1 cached file from the image"
 
 
-def test_an_image_without_compiled_files_says_nothing(tmp_path: Path) -> None:
+def test_an_image_without_cached_files_says_nothing(tmp_path: Path) -> None:
     assert take(SETTINGS, ENVIRONMENT, tmp_path, tmp_path / "cache") == ""
 
 
@@ -148,13 +149,13 @@ def test_an_image_without_compiled_files_says_nothing(tmp_path: Path) -> None:
 def test_damaged_conditions_do_not_stop_the_server(folder: Path, tmp_path: Path, content: str) -> None:
     (folder / "warm" / "conditions.json").write_text(content)
     line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
-    assert line.startswith("the image's compiled files cannot be used: ")
+    assert line.startswith("the image's cached files cannot be used: ")
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_server(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     line = take(SETTINGS, ENVIRONMENT, folder, tmp_path / "cache")
-    assert line.startswith("the image's compiled files cannot be used: ")
+    assert line.startswith("the image's cached files cannot be used: ")
 
 
 def test_the_script_prints_the_conditions_of_its_container(tmp_path: Path) -> None:

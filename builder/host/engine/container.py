@@ -201,27 +201,6 @@ class RunningContainer:
             hint = "run `jbuild doctor`"
             raise EngineError(f"the files of {folder} in the container cannot be read: {reason}", hint=hint) from error
 
-    def begin(self, argv: Sequence[str]) -> str:
-        """Start a program in the container without waiting for it; return its ID for `exit_code`."""
-        api: Any = self._container.client.api  # type: ignore[union-attr]
-        started = str(api.exec_create(self._container.id, list(argv))["Id"])
-        api.exec_start(started, detach=True)
-        return started
-
-    def exit_code(self, program: str) -> int | None:
-        """Return the exit code of a program of `begin`, None while it runs, or if the engine has forgotten it."""
-        api: Any = self._container.client.api  # type: ignore[union-attr]
-        try:
-            state = api.exec_inspect(program)
-        except NotFound:
-            # Engines forget programs some minutes after their end.
-            return None
-        return None if state["Running"] else int(state["ExitCode"])
-
-    def processors(self) -> int:
-        """Return the number of processors of the engine's machine."""
-        return int(self._container.client.info()["NCPU"])  # type: ignore[union-attr]
-
     def output(self) -> str:
         """Return the program's standard output so far."""
         return self._container.logs(stdout=True, stderr=False).decode(errors="replace")

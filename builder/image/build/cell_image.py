@@ -20,6 +20,7 @@ from builder.host.interpreters import find_compiler
 from builder.host.json_documents import decode_json
 from builder.host.process import end_all
 from builder.image.build.buildx import SYSTEM_DOCKERFILE, BuildRequest, build, options
+from builder.image.build.model_infos import with_model_infos
 from builder.image.build.system_pins import pinned_base, script_of
 from builder.image.layers.cell_layers import cell_layers
 from builder.image.layers.pack_layers import pack_layers
@@ -59,7 +60,7 @@ _AT_ONCE = 4
 def build_image(
     run: CellRun, engine: Engine, *, builder: str | None, again: bool = False, fresh: bool = False
 ) -> Image:
-    """Build a rendered cell into the workspace's layout and return the image.
+    """Build a rendered cell into the workspace's layout, add the model infos of its models, and return the image.
 
     `builder` is a buildx builder or a docker context instead of the engine's own. With `again`, the builder is asked
     for a system image that we have; a `fresh` build runs every step of it.
@@ -67,8 +68,14 @@ def build_image(
     Raises:
         BuildError, EngineError, NetworkError, RegistryError, DiskError: by what failed.
     """
+    image = _without_infos(run, engine, BuildRequest(folder=run.folder.path, builder=builder, fresh=fresh), again=again)
+    image = with_model_infos(run, image, engine)
+    mark_image_used(run.session.workspace.images, image)
+    return image
+
+
+def _without_infos(run: CellRun, engine: Engine, request: BuildRequest, *, again: bool) -> Image:
     job, lock, plan, session, folder = run.job, run.lock, run.plan, run.session, run.folder
-    request = BuildRequest(folder=folder.path, builder=builder, fresh=fresh)
     compiler = find_compiler(lock.platform.python, lock.compiler, session.workspace.interpreters)
     layers = cell_layers(job, lock, compiler, session)
     if plan.layers != tuple(layer.name for layer in layers.all):
@@ -82,13 +89,11 @@ def build_image(
         )
         return build(job, request, engine, session)
     system, packed = _together(
-        partial(_system_image, run, plan.system, request, engine, again=again or fresh),
+        partial(_system_image, run, plan.system, request, engine, again=again or request.fresh),
         partial(_packed_layers, run, layers),
         session.console.cancel,
     )
-    image = assemble(plan, packed, system, session.workspace.images)
-    mark_image_used(session.workspace.images, image)
-    return image
+    return assemble(plan, packed, system, session.workspace.images)
 
 
 def _together(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.images import Image, ImageSettings, Plan
+    from builder.model.recipes import Pairs
 
 # What SOURCE_DATE_EPOCH makes BuildKit write: `EPOCH` in words.
 CREATED = "1980-01-01T00:00:00Z"
@@ -32,6 +33,30 @@ def assemble(plan: Plan, packed: Sequence[Packed], system: Image, layout: Path) 
     config = _config(read_config(layout, system), packed, plan)
     layers_above = (layer.blob for layer in packed)
     return put_image(layout, as_bytes(config), (*system.layers, *layers_above), plan.platform)
+
+
+def add_layer(
+    image: Image, config: dict[str, Any], layer: Packed, created_by: str, layout: Path, labels: Pairs = ()
+) -> Image:
+    """Write the configuration and the manifest of an image with one more layer, and return the image.
+
+    `config` is the image's configuration, and `labels` are added to its labels.
+
+    Raises:
+        DiskError: they cannot be written.
+    """
+    run_config = config["config"]
+    added = {**(run_config.get("Labels") or {}), **dict(labels)}
+    above = {
+        **config,
+        "config": {**run_config, "Labels": added},
+        "rootfs": {**config["rootfs"], "diff_ids": [*config["rootfs"]["diff_ids"], layer.diff_id]},
+        "history": [
+            *(config.get("history") or ()),
+            {"created": CREATED, "created_by": created_by, "comment": "jbuild"},
+        ],
+    }
+    return put_image(layout, as_bytes(above), (*image.layers, layer.blob), image.platform)
 
 
 def own_layers(system: Image, base: Image, cell: str, session: Session) -> Image:

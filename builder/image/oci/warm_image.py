@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from builder.host import tarball
-from builder.host.records import as_bytes
 from builder.host.tarball import LayerEntry, entries_below, file_of
-from builder.image.oci.assemble import CREATED
-from builder.image.oci.layout import put_image
+from builder.image.oci.assemble import add_layer
 from builder.image.oci.pack import pack
 from builder.image.runtime import FOLDER
 from builder.image.runtime.warm_start import CONDITIONS
@@ -20,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.config import LayerCompression
-    from builder.model.images import Descriptor, Image
+    from builder.image.oci.pack import Packed
+    from builder.model.images import Image
 
 # The label with the digest of the image below the warm layer.
 WARM_LABEL = "io.jbuild.warm"
@@ -46,27 +45,17 @@ def make_warm_image(
         OSError, ValueError: a file cannot be read.
     """
     packed = pack(tarball.blocks(tarball.segments(_entries(conditions, files))), compression, layout, on_bytes)
-    warm = with_warm_layer(image, config, packed.blob, packed.diff_id, layout)
+    warm = with_warm_layer(image, config, packed, layout)
     return WarmImage(base=image.digest, image=warm, layer=packed.blob, diff_id=packed.diff_id)
 
 
-def with_warm_layer(image: Image, config: dict[str, Any], layer: Descriptor, diff_id: str, layout: Path) -> Image:
-    """Write the configuration and the manifest of an image with one more layer into a layout, and return the image.
+def with_warm_layer(image: Image, config: dict[str, Any], layer: Packed, layout: Path) -> Image:
+    """Write the configuration and the manifest of the image with its warm layer into a layout, and return the image.
 
     Raises:
         DiskError: they cannot be written.
     """
-    run_config = config["config"]
-    warm = {
-        **config,
-        "config": {**run_config, "Labels": {**(run_config.get("Labels") or {}), WARM_LABEL: image.digest}},
-        "rootfs": {**config["rootfs"], "diff_ids": [*config["rootfs"]["diff_ids"], diff_id]},
-        "history": [
-            *(config.get("history") or ()),
-            {"created": CREATED, "created_by": f"COPY {WARM}/ /{_ROOT}/", "comment": "jbuild"},
-        ],
-    }
-    return put_image(layout, as_bytes(warm), (*image.layers, layer), image.platform)
+    return add_layer(image, config, layer, f"COPY {WARM}/ /{_ROOT}/", layout, labels=((WARM_LABEL, image.digest),))
 
 
 def _entries(conditions: str, files: Path) -> Iterator[LayerEntry]:

@@ -50,7 +50,7 @@ def command(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
     settings = settle(read_server(), environment, arguments)
     _set_key(environment)
     _warn_of_keys(settings, environment)
-    _take_compiled_files(settings, environment)
+    _take_cached_files(settings, environment)
     return server_command(settings)
 
 
@@ -106,10 +106,10 @@ def _warn_of_keys(settings: Settings, environment: MutableMapping[str, str]) -> 
         )
 
 
-def _take_compiled_files(settings: Settings, environment: MutableMapping[str, str]) -> None:
+def _take_cached_files(settings: Settings, environment: MutableMapping[str, str]) -> None:
     if not (HERE / "warm").is_dir():
         return
-    # Only a warm image needs its modules: under emulation, each costs time.
+    # Only an image with such files needs the module: under emulation, each costs time.
     if TYPE_CHECKING or __package__:
         from builder.image.runtime import warm_start  # noqa: PLC0415  # see above
     else:

@@ -1,4 +1,4 @@
-"""A warm image's caches: files that an earlier start compiled, which spare this start the same work.
+"""Files of the image for the server's cache: an earlier start's, or vLLM's model infos. They spare this start work.
 
 Runs inside images on Python 3.8 and later, with nothing but the standard library. By itself it prints the conditions of
 the start of this container's server, as JSON: a cache of these conditions fits.
@@ -26,8 +26,8 @@ else:
     # In an image, the scripts are in one folder, which is not a package.
     from settings import Settings, read_server, settle
 
-# Beside the scripts: the files, with their paths below `CACHE`, and their conditions. Those of `ALWAYS` fit every start
-# of the image.
+# Beside the scripts: the files, with their paths below `CACHE`. Those of `ALWAYS` fit every start of the image. Only a
+# warm image has those of `FILES`; they fit starts with the conditions of the one that made them.
 FOLDER = "warm"
 CONDITIONS = "conditions.json"
 FILES = "cache"
@@ -77,12 +77,12 @@ def choices(settings: Settings, environment: Mapping[str, str]) -> dict[str, dic
 
 
 def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cache: Path = CACHE) -> str:
-    """Copy the image's compiled files into the cache, those that fit this start; return a line for the log.
+    """Copy the image's files for the cache into it, those that fit this start; return a line for the log.
 
     Files that are in the cache stay. An image without such files gives an empty line.
     """
     folder = scripts / FOLDER
-    if not (folder / CONDITIONS).is_file():
+    if not folder.is_dir():
         return ""
     try:
         copied, different = _copy_all(folder / ALWAYS, cache), []
@@ -92,12 +92,12 @@ def take(settings: Settings, environment: Mapping[str, str], scripts: Path, cach
         if not different:
             copied += _copy_all(folder / FILES, cache)
     except (OSError, ValueError) as error:
-        return f"the image's compiled files cannot be used: {error}"
-    taken = f"took {copied} compiled file{'s' if copied > 1 else ''} from the image" if copied else ""
+        return f"the image's cached files cannot be used: {error}"
+    taken = f"took {copied} cached file{'s' if copied > 1 else ''} from the image" if copied else ""
     if not different:
-        return taken or "the cache has the image's compiled files"
+        return taken or "the cache has the image's files already"
     refused = f"do not fit and are not used: {'; '.join(different)}"
-    return f"{taken}; the others {refused}" if taken else f"the image's compiled files {refused}"
+    return f"{taken}; the others {refused}" if taken else f"the image's cached files {refused}"
 
 
 def main(process: Path = Path("/proc/1/environ")) -> None:

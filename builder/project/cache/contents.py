@@ -73,6 +73,7 @@ KINDS = (
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
     Kind(name="system images", folder="systems", pattern="*.json", of="nothing"),
+    Kind(name="model infos", folder="model-infos", pattern="*.json", of="nothing"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),

@@ -11,11 +11,11 @@ from requests import RequestException
 
 from builder.errors import EngineError
 from builder.host.files import temp_folder
+from builder.image.oci.engine_load import EngineBlobs, loaded, reference_of
 from builder.image.oci.layout import read_config
 from builder.model.images import proven_name
 from builder.publish.bundle.engine_layers import EngineLayers
 from builder.publish.bundle.lacking_blobs import lacking_words
-from builder.smoke.engine_load import EngineBlobs, loaded, reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
