@@ -136,11 +136,20 @@ def measure(shop: Workshop, scale: Scale, figures: Figures, runs: int, models: l
         ours(shop, scale, figures, before, after, models)
         theirs(shop, figures, scale, before, after, models)
     wheels = wheels_folder(shop, before, models[0])
+    inspect(shop, figures, before)
     shop.cold()
     figures.add("uv compiled", dockerfile(shop, "uv-compiled", wheels, models[0]))
     if with_pip:
         shop.cold()
         figures.add("pip cold", dockerfile(shop, "pip", wheels, models[0]))
+
+
+def inspect(shop: Workshop, figures: Figures, requires: tuple[str, ...]) -> None:
+    """Measure a build that only adds a small model, whose class vLLM inspects, and one without a class of vLLM."""
+    for case, name in (("no class", "NoModelOfVllm"), ("class", "LlamaForCausalLM")):
+        shop.write({"a": requires}, make_model(shop.folder / f"model-{name}", 1000, 0, named=name))
+        shop.jbuild("lock")
+        figures.add(case, shop.jbuild("build", "--locked", "--cell", _CELL))
 
 
 def requires_of(scale: Scale, version: str) -> tuple[str, ...]:
@@ -312,6 +321,7 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
 
     uploaded, changed = figures.uploaded["version"], figures.uploaded["changed wheels"]
     compiled = figures.median("uv compiled")
+    infos = figures.median("class") - figures.median("no class")
     pip = "not measured"
     if "pip cold" in figures.seconds:
         slow = figures.median("pip cold")
@@ -326,6 +336,7 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
         f"{figures.median('jbuild cold') / compiled:.2f} of that time (aim: ≤ 0.13).",
         f"Upload to the registry when only {scale.changing} changed: {uploaded / 1e6:.1f} MB, {times} (without",
         "bytecode; aim: ≤ 1.1).",
+        f"A build that also lets vLLM inspect a model's class, once for a vLLM and a class, takes {infos:.0f} s more.",
         *baked_models(figures, scale),
     )
     lines = (

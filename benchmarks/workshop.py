@@ -206,10 +206,13 @@ def running_workshop(apt: tuple[str, ...]) -> Iterator[Workshop]:
             )
 
 
-def make_model(folder: Path, size: int, seed: int, kind: Weights = "noise") -> Path:
-    """Write a model folder with `size` bytes of weights, in shards of at most 1 GB."""
+def make_model(folder: Path, size: int, seed: int, kind: Weights = "noise", named: str = "NoModelOfVllm") -> Path:
+    """Write a model folder with `size` bytes of weights, in shards of at most 1 GB.
+
+    `named` is the name of its class: if vLLM has it, a build lets it inspect the class, as no Dockerfile does.
+    """
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": [named]}))
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
     shards = [min(10**9, size - at) for at in range(0, size, 10**9)]

@@ -71,6 +71,7 @@ def test_mistakes_are_located(
     [
         (b"a = 1\nb = \n", 2, "not valid TOML: "),
         (b"a = 1\na = 2\n", 2, "not valid TOML: "),
+        (b"a = 1\nwarm = ture\n", 2, "not valid TOML: Invalid value (at line 2, column 8): `ture`"),
         (b"a = 1\nb = [2,\n\n", 2, "not valid TOML: "),
         (b"\xff", None, "cannot be read: not UTF-8 text"),
         (b"a = " + b"[" * 5000, None, "not valid TOML: nested too deeply"),

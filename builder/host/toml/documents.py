@@ -30,6 +30,8 @@ Advice = Callable[[str], "str | None"]
 _ANY = ("(?s:.*)", "a string")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
+# How much of a line a mistake in the syntax shows.
+_EXCERPT = 40
 # The most names that a hint lists after "did you mean".
 _MOST_NAMES = 4
 _NOUNS: dict[type, str] = {
@@ -128,15 +130,25 @@ def read(path: Path) -> Document:
         text = path.read_text(encoding="utf-8")
         return Document(path=path, data=tomllib.loads(text), text=text)
     except tomllib.TOMLDecodeError as error:
-        at = re.search(r"at line (\d+)", str(error))
-        # Truncated files fail at the end.
-        row = int(at.group(1)) if at else len(text.rstrip().splitlines())
-        problem = Problem(path=path, line=row, key="", message=f"not valid TOML: {printable(str(error))}")
+        problem = _syntax_problem(path, text, str(error))
     except RecursionError:
         problem = Problem(path=path, line=None, key="", message="not valid TOML: nested too deeply")
     except (OSError, ValueError) as error:
         problem = Problem(path=path, line=None, key="", message=f"cannot be read: {_reason(error)}")
     raise DocumentError(f"{path.name} cannot be read", [problem])
+
+
+def _syntax_problem(path: Path, text: str, reason: str) -> Problem:
+    """Return a mistake in the syntax, with its line and the text from where it begins."""
+    lines, at = text.splitlines(), re.search(r"at line (\d+), column (\d+)", reason)
+    if at is None:
+        # Truncated files fail at the end.
+        row, rest = len(text.rstrip().splitlines()), ""
+    else:
+        row, column = int(at[1]), int(at[2])
+        rest = "".join(lines[row - 1 : row])[column - 1 :].strip()[:_EXCERPT]
+    shown = f": `{printable(rest)}`" if rest else ""
+    return Problem(path=path, line=row, key="", message=f"not valid TOML: {printable(reason)}{shown}")
 
 
 def _reason(error: OSError | ValueError) -> str:
