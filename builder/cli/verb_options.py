@@ -20,6 +20,7 @@ from builder.recipe.find import recipe_paths
 from builder.recipe.levels import levels
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
+from builder.remote.registry.reference import DOCKER_HUB, has_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +90,10 @@ def registry_names(context: click.Context, parameter: click.Parameter, value: An
             proposal = advice(name, REGISTRY_PATTERN)
             message = f"{name!r} is not a registry such as host:5000/team"
             raise click.BadParameter(f"{message}: {proposal}" if proposal else message, context, parameter)
+        if not has_host(name):
+            # Docker takes such a name for one of Docker Hub: a forgotten host must not publish an image there.
+            message = f"{name!r} has no host: name HOST/{name}, or {DOCKER_HUB}/{name} for Docker Hub"
+            raise click.BadParameter(message, context, parameter)
     return tuple(map(bare, value)) if isinstance(value, tuple) else value and bare(value)
 
 

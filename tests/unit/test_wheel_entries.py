@@ -257,7 +257,7 @@ def test_without_an_interpreter_nothing_is_compiled(session: Session, tmp_path: 
 def test_the_compilers_release_is_part_of_the_names_of_layers() -> None:
     compilers = (None, COMPILER, replace(COMPILER, version="3.99.1"), replace(COMPILER, path="/elsewhere"))
     names = [variant(PYTHON, compiler) for compiler in compilers]
-    assert names[1] == f"5-py{PYTHON}-c{COMPILER.version}" == names[3]
+    assert names[1] == f"6-py{PYTHON}-c{COMPILER.version}" == names[3]
     assert len(set(names)) == 3
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.image.wheels.wheel_slimmer import WheelSlimmer
 
 # Part of each layer's name: raise it when the same wheel gives other files.
-_FORMAT = "5"
+_FORMAT = "6"
 # Smaller members are read whole.
 _LARGE = 8 << 20
 _SHEBANG = b"#!python"

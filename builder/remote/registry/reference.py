@@ -64,7 +64,7 @@ class Reference:
         if not match or "://" in text:
             raise RecipeError(f"{scrub(text)!r} is not an image name", hint=_hint(text))
         host, _, path = match["name"].partition("/")
-        if not path or not _is_host(host):
+        if not path or not has_host(host):
             host, path = DOCKER_HUB, match["name"]
         if host in _HUB_NAMES:
             host, path = DOCKER_HUB, path if "/" in path else f"library/{path}"
@@ -89,7 +89,9 @@ class Reference:
         return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
-def _is_host(first: str) -> bool:
+def has_host(name: str) -> bool:
+    """Return whether a name begins with a registry's host, by Docker's rules; the others are Docker Hub's."""
+    first = name.partition("/")[0]
     return first == "localhost" or "." in first or ":" in first or first.lower() != first
 
 
