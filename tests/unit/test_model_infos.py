@@ -156,7 +156,7 @@ def test_nothing_is_inspected_where_nothing_would_be_kept(
     session: Session, image: Image, vllm: Callable[[str], LockedWheel], registry: str, config: str
 ) -> None:
     run = run_of(session, vllm(registry), config)
-    # This engine does not exist.
+    # There is no such engine.
     assert with_model_infos(run, image, engine()) == image
     assert not (session.workspace.cache / "model-infos").exists()
 
@@ -176,4 +176,4 @@ def test_an_engine_that_cannot_run_the_image_makes_none_and_says_so(
     monkeypatch.setattr(type(engine()), "can_run", lambda *_: False)
     run = run_of(session, vllm(REGISTRY), LLAMA)
     assert with_model_infos(run, image, engine()) == image
-    assert "one: no model infos: the engine's machine cannot run arm64 programs" in capsys.readouterr().err
+    assert "one: no model infos: the engine's machine (amd64) cannot run arm64 programs" in capsys.readouterr().err

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, DockerException
+from docker.errors import DockerException
 from requests import RequestException
 
-from builder.errors import EngineError
+from builder.errors import BuildError, EngineError
 from builder.host import records, tarball
 from builder.host.engine.container import temporary_container
 from builder.host.engine.emulation import emulator_settings
@@ -35,6 +35,7 @@ from builder.image.runtime.warm_start import FOLDER as WARM
 from builder.model.images import ENVIRONMENT
 from builder.models import model_store
 from builder.models.selection import CONFIG
+from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,10 @@ class ModelInfos:
     files: tuple[tuple[str, str], ...] = field(default=())
 
 
+class _InspectionError(BuildError):
+    """vLLM did not inspect the classes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Subject:
     """The classes of the models of an image that its vLLM can inspect, and the sha256 of vLLM's wheel."""
@@ -80,12 +85,12 @@ class _Subject:
 def with_model_infos(run: CellRun, image: Image, engine: Engine) -> Image:
     """Return an image with the model infos of its models; the image itself if there are none.
 
-    They are made on the engine unless the cache has them. If that fails, a warning says so: the image's first start
-    then inspects the class.
+    They are made on the engine unless the cache has them. If the engine or vLLM fails, a warning says so: the image's
+    first start then inspects the class.
 
     Raises:
-        EngineError: the engine cannot load the image, or stopped responding.
-        IntegrityError: a blob of the image is missing or truncated.
+        NetworkError: the cache lacks vLLM's wheel, and it cannot be fetched.
+        IntegrityError: a blob of the image is missing or truncated, or the wheel is not the locked one.
         DiskError: the disk is full or cannot be written.
     """
     subject = _subject(run)
@@ -97,8 +102,10 @@ def with_model_infos(run: CellRun, image: Image, engine: Engine) -> Image:
     with workspace.file_lock(f"infos-{subject.key[:16]}"):
         infos = records.read(path, subject.key, ModelInfos)
         if infos is None:
-            infos = _inspected(run, image, engine, subject)
-            if infos is None:
+            try:
+                infos = _inspected(run, image, engine, subject)
+            except (EngineError, _InspectionError) as error:
+                run.session.console.warn(f"{run.job.cell.id}: no model infos: {error.message}")
                 return image
             records.write(path, subject.key, infos)
     mark_used(path)
@@ -136,35 +143,35 @@ def _registry(lock: Lock, run: CellRun) -> tuple[LockedWheel, str] | None:
     """Return vLLM's wheel and the source of its registry of models."""
     for wheel in lock.wheels:
         if wheel.name.startswith("vllm"):
+            # The cache may have lost it since its layer was packed.
+            fetch((wheel,), run.session)
             with zipfile.ZipFile(run.session.workspace.wheel(wheel.sha256, wheel.filename)) as archive:
                 if _REGISTRY in archive.namelist():
                     return wheel, archive.read(_REGISTRY).decode(errors="replace")
     return None
 
 
-def _inspected(run: CellRun, image: Image, engine: Engine, subject: _Subject) -> ModelInfos | None:
-    """Return the model infos that vLLM makes in a container of the image; after a warning, None if it fails."""
-    name, console = run.job.cell.id, run.session.console
-    architecture = run.lock.platform.architecture
-    if not engine.can_run(architecture):
-        console.warn(f"{name}: no model infos: the engine's machine cannot run {architecture} programs")
-        return None
-    log = run.folder.inspection_log
-    with loaded(image, run.session.workspace.images, engine, console) as reference:
+def _inspected(run: CellRun, image: Image, engine: Engine, subject: _Subject) -> ModelInfos:
+    """Return the model infos that vLLM makes in a container of the image.
+
+    Raises:
+        EngineError: the engine cannot run the image, or stopped responding.
+        _InspectionError: vLLM failed, or did not end in time.
+    """
+    architecture, layout = run.lock.platform.architecture, run.session.workspace.images
+    engine.require(architecture)
+    with loaded(image, layout, engine, run.session.console) as reference:
+        arguments = _arguments(image, reference, engine, architecture, subject.classes)
         try:
-            with closing(engine.client()) as client:
-                arguments = _arguments(image, reference, engine, architecture, subject.classes)
-                with temporary_container(client, arguments, log, (_SCRIPT,)) as container:
-                    failure = _wait(run, container, subject)
-                    infos = None if failure else _read(container)
-        except (APIError, DockerException, RequestException) as error:
+            with (
+                closing(engine.client()) as client,
+                temporary_container(client, arguments, run.folder.inspection_log, (_SCRIPT,)) as container,
+            ):
+                _wait(run, container, subject)
+                return _read(container)
+        except (DockerException, RequestException) as error:
             reason = getattr(error, "explanation", None) or error
-            raise EngineError(
-                f"the engine could not inspect the models: {reason}", hint="run `jbuild doctor`"
-            ) from error
-    if failure:
-        console.warn(f"{name}: no model infos: {failure}; the log is in {log}")
-    return infos
+            raise EngineError(f"the engine could not start vLLM's inspection: {reason}") from error
 
 
 def _arguments(
@@ -183,22 +190,22 @@ def _arguments(
     }
 
 
-def _wait(run: CellRun, container: WatchedContainer, subject: _Subject) -> str | None:
-    """Wait until the container ends; return why there are no results, or None."""
+def _wait(run: CellRun, container: WatchedContainer, subject: _Subject) -> None:
+    """Wait until the container has ended well."""
     began, within_s = time.monotonic(), run.job.spec.smoke.ready_within_s
-    title = f"{run.job.cell.id}: inspecting {', '.join(subject.classes)}"
-    with run.session.console.task(title, unit="") as task:
+    names, log = ", ".join(subject.classes), run.folder.inspection_log
+    with run.session.console.task(f"{run.job.cell.id}: inspecting {names}", unit="") as task:
         while (state := container.state()).running:
             if time.monotonic() - began > within_s:
-                return f"vLLM did not inspect {', '.join(subject.classes)} within {within_s:.0f} s"
+                raise _InspectionError(f"vLLM did not inspect {names} within {within_s:.0f} s; the log is in {log}")
             if container.log.last_line:
                 task.note(container.log.last_line)
             time.sleep(_POLL_S)
     container.settle()
-    if state.code == 0:
-        return None
-    cause = "out of memory" if state.out_of_memory else container.log.last_line
-    return f"vLLM's inspection of {', '.join(subject.classes)} ended with exit code {state.code}: {cause}"
+    if state.code != 0:
+        cause = "out of memory" if state.out_of_memory else container.log.last_line
+        message = f"vLLM's inspection of {names} ended with exit code {state.code}: {cause}; the log is in {log}"
+        raise _InspectionError(message)
 
 
 def _read(container: WatchedContainer) -> ModelInfos:
