@@ -15,6 +15,7 @@ import pytest
 from engine_factory import engine
 from factories import locked, make_lock, make_locked_wheel, make_model, make_run, make_wheel
 
+from builder.errors import EngineError
 from builder.host import records
 from builder.image.build import model_infos
 from builder.image.build.model_infos import with_model_infos
@@ -177,3 +178,34 @@ def test_an_engine_that_cannot_run_the_image_makes_none_and_says_so(
     run = run_of(session, vllm(REGISTRY), LLAMA)
     assert with_model_infos(run, image, engine()) == image
     assert "one: no model infos: the engine's machine (amd64) cannot run arm64 programs" in capsys.readouterr().err
+
+
+def test_an_engine_that_fails_costs_only_the_infos(
+    session: Session,
+    image: Image,
+    vllm: Callable[[str], LockedWheel],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def loaded(*_: object) -> None:
+        raise EngineError("the engine could not load the image: no space left on device")
+
+    monkeypatch.setattr(type(engine()), "can_run", lambda *_: True)
+    monkeypatch.setattr(model_infos, "loaded", loaded)
+    run = run_of(session, vllm(REGISTRY), LLAMA)
+    assert with_model_infos(run, image, engine()) == image
+    said = "one: no model infos: the engine could not load the image: no space left on device"
+    assert said in capsys.readouterr().err
+    assert not (session.workspace.cache / "model-infos").exists(), "the next build tries again"
+
+
+def test_a_wheel_that_the_cache_lost_is_fetched(
+    session: Session, image: Image, vllm: Callable[[str], LockedWheel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = vllm(REGISTRY)
+    path = session.workspace.wheel(wheel.sha256, wheel.filename)
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(model_infos, "fetch", lambda wheels, _: [path.write_bytes(content) for _ in wheels])
+    monkeypatch.setattr(model_infos, "_inspected", lambda *_: model_infos.ModelInfos(files=(INFO,)))
+    assert with_model_infos(run_of(session, wheel, LLAMA), image, engine()).layers[:-1] == image.layers
