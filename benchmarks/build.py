@@ -336,13 +336,16 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
     setup = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
     times = f"{uploaded / max(changed, 1):.2f} times the changed wheels"
     notes = (
+        "vLLM has no class of this model, so that no build makes [model infos](layers.md#model-infos), which a",
+        "Dockerfile makes neither. A build that makes them, the first one with a vLLM release and a class, takes",
+        f"{infos:.0f} s more.",
+        "",
         f"`RUN pip install`, cold: {pip} (aim: ≤ 0.1).",
-        "jbuild compiles the bytecode of the sources that servers import, half of them (layers.md). With",
+        "jbuild compiles [half of the sources](layers.md#wheels), those that servers import. With",
         f"`--compile-bytecode`, uv compiles all, and its cold build takes {compiled:.1f} s; jbuild takes",
         f"{figures.median('jbuild cold') / compiled:.2f} of that time (aim: ≤ 0.13).",
         f"Upload to the registry when only {scale.changing} changed: {uploaded / 1e6:.1f} MB, {times} (without",
         "bytecode; aim: ≤ 1.1).",
-        f"A build that also lets vLLM inspect a model's class, once for a vLLM and a class, takes {infos:.0f} s more.",
         *baked_models(figures, scale),
     )
     lines = (

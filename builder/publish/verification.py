@@ -71,8 +71,8 @@ class VerificationError(IntegrityError):
         hint = "do not run it before you know why; `jbuild recipe RECIPE --push` attaches missing evidence"
         if verification.level and [finding.name for finding in failed] == [_VERDICT]:
             hint = (
-                "test it with `jbuild smoke --bundle FOLDER` on a machine where the run reaches this level, and "
-                "publish the verdict with `jbuild promote RECIPE --verdict FILE`"
+                "test it with `jbuild smoke --bundle FOLDER` on a machine where the run reaches this level (for a CPU "
+                "build, cpu is the highest), and publish the verdict with `jbuild promote RECIPE --verdict FILE`"
             )
         super().__init__(
             "; ".join(f"{finding.name}: {finding.said}" for finding in failed),

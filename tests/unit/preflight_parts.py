@@ -210,9 +210,17 @@ class FrontendArgs:
     enable_auto_tool_choice: bool = False
 """,
     "vllm/model_executor/models/registry.py": b"""
-_TEXT_GENERATION_MODELS = {"LlamaForCausalLM": ("llama", "LlamaForCausalLM")}
+_TEXT_GENERATION_MODELS = {
+    "LlamaForCausalLM": ("llama", "LlamaForCausalLM"),
+    "Qwen2ForCausalLM": ("qwen2", "Qwen2ForCausalLM"),
+}
 _MULTIMODAL_MODELS = {"Qwen2VLForConditionalGeneration": ("qwen2_vl", "Qwen2VL")}
-_VLLM_MODELS = {**_TEXT_GENERATION_MODELS, **_MULTIMODAL_MODELS}
+_EMBEDDING_MODELS = {
+    "BertModel": ("bert", "BertEmbeddingModel"),
+    "Qwen2ForCausalLM": ("qwen2", "Qwen2ForCausalLM"),
+    "Qwen2VLForConditionalGeneration": ("qwen2_vl", "Qwen2VL"),
+}
+_VLLM_MODELS = {**_TEXT_GENERATION_MODELS, **_MULTIMODAL_MODELS, **_EMBEDDING_MODELS}
 _PREVIOUSLY_SUPPORTED_MODELS = {"Phi3SmallForCausalLM": "0.9.2"}
 """,
     "vllm/model_executor/layers/quantization/__init__.py": b"""

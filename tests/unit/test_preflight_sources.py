@@ -69,7 +69,10 @@ def test_fields_of_the_engine_are_no_options_by_themselves(newer: ServerFacts) -
 def test_architectures_with_their_tables(newer: ServerFacts) -> None:
     assert newer.architectures == {
         "LlamaForCausalLM": "text_generation",
+        # Also in the table of models for embeddings, which a server can make of it.
+        "Qwen2ForCausalLM": "text_generation",
         "Qwen2VLForConditionalGeneration": "multimodal",
+        "BertModel": "embedding",
     }
     assert newer.removed == {"Phi3SmallForCausalLM": "0.9.2"}
 

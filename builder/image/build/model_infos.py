@@ -109,7 +109,10 @@ def with_model_infos(run: CellRun, image: Image, engine: Engine) -> Image:
                 return image
             records.write(path, subject.key, infos)
     mark_used(path)
-    return _with_layer(run, image, infos) if infos.files else image
+    if not infos.files:
+        return image
+    run.session.console.say(f"{run.job.cell.id}: the image has the model infos of {', '.join(subject.classes)}")
+    return _with_layer(run, image, infos)
 
 
 def _subject(run: CellRun) -> _Subject | None:
@@ -160,6 +163,9 @@ def _inspected(run: CellRun, image: Image, engine: Engine, subject: _Subject) ->
     """
     architecture, layout = run.lock.platform.architecture, run.session.workspace.images
     engine.require(architecture)
+    slow = "; under emulation this takes a minute or two" if architecture != engine.architecture else ""
+    names = ", ".join(subject.classes)
+    run.session.console.say(f"{run.job.cell.id}: vLLM inspects {names} for the image's model infos{slow}")
     with loaded(image, layout, engine, run.session.console) as reference:
         arguments = _arguments(image, reference, engine, architecture, subject.classes)
         try:

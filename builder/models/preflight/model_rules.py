@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.host.toml.documents import suggest
 from builder.models.preflight.server_context import model_finding, server_finding
+from builder.models.preflight.server_facts import GENERATING, MULTIMODAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 _CLASS, _CODE, _TASK = "model-class", "model-code", "model-task"
 _TEMPLATE, _TOKENIZER, _PROCESSOR = "chat-template", "tokenizer-files", "processor-files"
-# The registry's tables of models that answer with text; those of speculative decoding serve beside another model.
-_GENERATING = ("text_generation", "multimodal", "transformers_supported", "transformers_backend", "transformers")
 _SLOW_FILES = {"tokenizer.model": ("sentencepiece", "tiktoken"), "spiece.model": ("sentencepiece",)}
 _FAST_FILES = ("tokenizer.json", "tekken.json")
 _VOCABULARIES = ("vocab.json", "vocab.txt")
@@ -89,7 +88,7 @@ def model_task(context: ServerContext) -> Iterator[Finding]:
         yield server_finding(_TASK, "error", "arguments", detail, "leave the option out, or take the questions out")
         return
     kinds = {release.facts.architectures.get(name) for name in model.architectures} - {None}
-    if not kinds or kinds & set(_GENERATING) or not context.questions:
+    if not kinds or kinds & set(GENERATING) or not context.questions:
         return
     kind = " and ".join(sorted(str(kind).replace("_", " ") for kind in kinds))
     detail = f"names {', '.join(model.architectures)}, a model for {kind}: it answers no question with text"
@@ -145,7 +144,7 @@ def processor_files(context: ServerContext) -> Iterator[Finding]:
         return
     if context.option("--language-model-only") is not None or context.option("--limit-mm-per-prompt"):
         return
-    multimodal = [name for name in model.architectures if release.facts.architectures.get(name) == "multimodal"]
+    multimodal = [name for name in model.architectures if release.facts.architectures.get(name) == MULTIMODAL]
     library = context.sources.transformers
     if multimodal:
         by_transformers = library is not None and model.model_type in library.image_types

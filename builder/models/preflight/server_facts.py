@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# The registry's tables of models that answer with text; those of speculative decoding serve beside another model.
+MULTIMODAL = "multimodal"
+GENERATING = ("text_generation", MULTIMODAL, "transformers_supported", "transformers_backend", "transformers")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerOption:

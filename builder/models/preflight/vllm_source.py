@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from builder.models.preflight import syntax
 from builder.models.preflight.config_keys import ConfigKeys, class_of, fields
-from builder.models.preflight.server_facts import QuantizationFacts, ServerFacts, ServerOption
+from builder.models.preflight.server_facts import GENERATING, MULTIMODAL, QuantizationFacts, ServerFacts, ServerOption
 from builder.models.preflight.syntax import Module
 
 ReadSource = Callable[[str], "bytes | None"]
@@ -83,10 +83,15 @@ def _marlin_multiples(read: ReadSource) -> tuple[int, ...]:
 
 
 def _architectures(registry: Module) -> dict[str, str]:
-    tables = [name for name in registry.assignments if name.endswith(_TABLE_ENDING) and name != _UNION]
+    """Return the table of each architecture; of several, the one of models that generate text.
+
+    Qwen2ForCausalLM and Phi3ForCausalLM are in that of models for embeddings, too: a server can use them in both ways.
+    """
+    named = [name for name in registry.assignments if name.endswith(_TABLE_ENDING) and name != _UNION]
+    tables = {name: name.removesuffix(_TABLE_ENDING).strip("_").lower() for name in named}
     return {
-        architecture: name.removesuffix(_TABLE_ENDING).strip("_").lower()
-        for name in tables
+        architecture: table
+        for name, table in sorted(tables.items(), key=lambda item: (item[1] in GENERATING, item[1] == MULTIMODAL))
         # Tables of last releases map to strings; those of models map to a module and a class.
         for architecture, value in syntax.pairs(registry.assignments[name]).items()
         if isinstance(value, ast.Tuple)

