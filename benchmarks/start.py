@@ -42,9 +42,10 @@ def main() -> int:
     parser.add_argument("--address", default="127.0.0.1:8000", help="the server's HOST:PORT")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the section from the results")
     parser.add_argument("--note", default="", help="what else the page should say of the machine, such as its GPU")
+    parser.add_argument("--about", default="", help="a sentence of the section about the images")
     options = parser.parse_args()
     if options.report:
-        _report(options.report)
+        _report(options.report, options.about)
         return 0
     if len(options.images) != 2 or not options.results:  # noqa: PLR2004  # the cold one and the warm one
         parser.error("name the two images, and --results")
@@ -120,10 +121,11 @@ def _first_token(address: str, began: float) -> tuple[str, float]:
     return "".join(words), first_s
 
 
-def _report(results: Path) -> None:
+def _report(results: Path, about: str) -> None:
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     lines = [
         f"`benchmarks/start.py COLD WARM`, {rows[0]['machine']}.",
+        *([about] if about else []),
         "Each start is in a new container with an empty cache. Medians; in brackets, the fastest and the slowest run.",
         "",
         "| seconds from the container's start to | cold | warm | ratio |",
