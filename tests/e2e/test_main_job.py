@@ -88,6 +88,8 @@ def test_a_second_run_does_nothing_and_says_so(cell: dict[str, Any], project: Pr
 def test_plain_buildx_gives_an_image_with_the_same_settings(
     cell: dict[str, Any], project: Project, engine: Engine, tmp_path: Path
 ) -> None:
+    rendered = project.jbuild("render", RECIPE, "--standalone")
+    assert rendered.code == 0, rendered.err
     folder = project.cell_folder(RECIPE)
     command = (folder / "Dockerfile").read_text().splitlines()[1].lstrip("# ")
     metadata = tmp_path / "metadata.json"
