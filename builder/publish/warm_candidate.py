@@ -29,13 +29,13 @@ def warm_folder(verdict: Path | None, folder: CellFolder) -> Path:
     """Return the folder of a warm image: in the folder of verdicts of another machine, else the cell's own.
 
     Raises:
-        UsageError: there is no such folder of verdicts.
+        UsageError: the folder of verdicts does not exist.
     """
     if verdict is None:
         return folder.warm
     if not verdict.exists():
         hint = "bring the folder `verdict` of the other machine's `jbuild smoke --bundle`, and name it with --verdict"
-        raise UsageError("there is no such file or folder", where=str(verdict), hint=hint)
+        raise UsageError("cannot read the verdict: no such file or folder", where=str(verdict), hint=hint)
     verdicts = verdict if verdict.is_dir() else verdict.parent
     return next((path for path in (verdicts / VERDICT_FOLDER / _WARM, verdicts / _WARM) if path.is_dir()), verdicts)
 
@@ -44,7 +44,7 @@ def has_warm_image(job: Job, verdict: Path | None, session: Session) -> bool:
     """Return whether a cell's latest image has a warm image, here or in a folder of verdicts.
 
     Raises:
-        UsageError: there is no such folder of verdicts.
+        UsageError: the folder of verdicts does not exist.
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
     warm, image = warm_folder(verdict, folder), CellRecords(folder).image()

@@ -96,7 +96,11 @@ def test_tags_of_a_registry_that_refuses(folder: Folder, registry: Registry) -> 
         (("promote", "127.0.0.1:1/vllm:tag", "--to", "127.0.0.1:1"), 2, "promote an image by its digest"),
         (("promote", "demo", "--to", "not a registry"), 2, "is not a registry"),
         (("promote", "demo", "--to", "127.0.0.1:1", "--verdict", "nothing.json"), 2, "cannot read the verdict"),
-        (("promote", "demo", "--to", "127.0.0.1:1", "--warm", "--verdict", "nothing"), 2, "no such file or folder"),
+        (
+            ("promote", "demo", "--to", "127.0.0.1:1", "--warm", "--verdict", "nothing"),
+            2,
+            "cannot read the verdict: no such file or folder",
+        ),
         (
             ("promote", "demo", "--to", "team"),
             2,

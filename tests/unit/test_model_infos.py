@@ -167,35 +167,31 @@ def test_without_vllm_nothing_is_inspected(session: Session, image: Image) -> No
     assert with_model_infos(run, image, engine()) == image
 
 
-def test_an_engine_that_cannot_run_the_image_makes_none_and_says_so(
+@pytest.mark.parametrize(
+    ("can_run", "reason"),
+    [
+        (False, "the engine's machine (amd64) cannot run arm64 programs"),
+        (True, "the engine could not load the image: no space left on device"),
+    ],
+    ids=["other-architecture", "full-disk"],
+)
+def test_an_engine_that_fails_costs_only_the_infos_and_the_build_says_so(
     session: Session,
     image: Image,
     vllm: Callable[[str], LockedWheel],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(type(engine()), "can_run", lambda *_: False)
-    run = run_of(session, vllm(REGISTRY), LLAMA)
-    assert with_model_infos(run, image, engine()) == image
-    assert "one: no model infos: the engine's machine (amd64) cannot run arm64 programs" in capsys.readouterr().err
-
-
-def test_an_engine_that_fails_costs_only_the_infos(
-    session: Session,
-    image: Image,
-    vllm: Callable[[str], LockedWheel],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    can_run: bool,
+    reason: str,
 ) -> None:
     def loaded(*_: object) -> None:
         raise EngineError("the engine could not load the image: no space left on device")
 
-    monkeypatch.setattr(type(engine()), "can_run", lambda *_: True)
+    monkeypatch.setattr(type(engine()), "can_run", lambda *_: can_run)
     monkeypatch.setattr(model_infos, "loaded", loaded)
     run = run_of(session, vllm(REGISTRY), LLAMA)
     assert with_model_infos(run, image, engine()) == image
-    said = "one: no model infos: the engine could not load the image: no space left on device"
-    assert said in capsys.readouterr().err
+    assert f"one: no model infos: {reason}" in capsys.readouterr().err
     assert not (session.workspace.cache / "model-infos").exists(), "the next build tries again"
 
 

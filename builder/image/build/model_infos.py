@@ -12,7 +12,7 @@ import json
 import time
 import zipfile
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from builder.image.runtime.warm_start import ALWAYS, CACHE
 from builder.image.runtime.warm_start import FOLDER as WARM
 from builder.model.images import ENVIRONMENT
 from builder.models import model_store
+from builder.models.preflight.vllm_source import REGISTRY
 from builder.models.selection import CONFIG
 from builder.remote.wheelhouse import fetch
 
@@ -43,15 +44,13 @@ if TYPE_CHECKING:
     from builder.host.engine.container import WatchedContainer
     from builder.host.engine.docker import Engine
     from builder.model.images import Image
-    from builder.model.locks import Lock
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Architecture
     from builder.model.wheels import LockedWheel
     from builder.pipeline.cell import CellRun
 
-# vLLM 0.15 and 0.20, vllm/model_executor/models/registry.py: a class is inspected in a process of its own, unless the
-# cache has a result for the source of its module.
-_REGISTRY = "vllm/model_executor/models/registry.py"
+# vLLM 0.15 and 0.20, in the registry of models: a class is inspected in a process of its own, unless the cache has a
+# result for the source of its module.
 _KEEPS = ("def _save_modelinfo_to_cache(", "def _run_in_subprocess(")
 _INFOS = "vllm/modelinfos"
 _SCRIPT = Path(__file__).with_name("inspect_models.py")
@@ -63,7 +62,7 @@ _LARGEST_INFO = 1 << 16
 class ModelInfos:
     """The files of vLLM's model infos: their names and texts."""
 
-    files: tuple[tuple[str, str], ...] = field(default=())
+    files: tuple[tuple[str, str], ...]
 
 
 class _InspectionError(BuildError):
@@ -120,7 +119,7 @@ def _subject(run: CellRun) -> _Subject | None:
     classes = sorted({name for model in run.lock.models for name in _classes(model, run.session.workspace.models)})
     if not classes:
         return None
-    found = _registry(run.lock, run)
+    found = _registry(run)
     if found is None:
         return None
     wheel, text = found
@@ -142,15 +141,15 @@ def _classes(model: LockedModel, models: Path) -> Iterator[str]:
     yield from (name for name in names or () if isinstance(name, str) and name.isidentifier())
 
 
-def _registry(lock: Lock, run: CellRun) -> tuple[LockedWheel, str] | None:
+def _registry(run: CellRun) -> tuple[LockedWheel, str] | None:
     """Return vLLM's wheel and the source of its registry of models."""
-    for wheel in lock.wheels:
+    for wheel in run.lock.wheels:
         if wheel.name.startswith("vllm"):
             # The cache may have lost it since its layer was packed.
             fetch((wheel,), run.session)
             with zipfile.ZipFile(run.session.workspace.wheel(wheel.sha256, wheel.filename)) as archive:
-                if _REGISTRY in archive.namelist():
-                    return wheel, archive.read(_REGISTRY).decode(errors="replace")
+                if REGISTRY in archive.namelist():
+                    return wheel, archive.read(REGISTRY).decode(errors="replace")
     return None
 
 

@@ -21,7 +21,8 @@ ReadSource = Callable[[str], "bytes | None"]
 """Returns the bytes of a file of the wheel by its path, or None."""
 
 _QUANTIZATION = "vllm/model_executor/layers/quantization"
-_REGISTRY = "vllm/model_executor/models/registry.py"
+# The table of models.
+REGISTRY = "vllm/model_executor/models/registry.py"
 # The tables of the registry: `_TEXT_GENERATION_MODELS`; the union of all is not one of them.
 _TABLE_ENDING, _UNION = "_MODELS", "_VLLM_MODELS"
 _CLI = ("vllm/entrypoints/openai/cli_args.py", "vllm/entrypoints/common/cli_args.py")
@@ -51,7 +52,7 @@ def is_read(path: str) -> bool:
     """Return whether a file of the wheel is one that this module reads."""
     folder = str(PurePosixPath(path).parent)
     return path.endswith(".py") and (
-        path in (*_SERVE, *_TEMPLATES, *_MARLIN, _ENGINE, _REGISTRY, *_CONFIGS)
+        path in (*_SERVE, *_TEMPLATES, *_MARLIN, _ENGINE, REGISTRY, *_CONFIGS)
         or folder in ("vllm/config", *(folder for folders in _PARSERS.values() for folder in folders))
         or path.startswith(f"{_QUANTIZATION}/")
     )
@@ -59,7 +60,7 @@ def is_read(path: str) -> bool:
 
 def read_vllm(read: ReadSource, paths: Sequence[str]) -> ServerFacts:
     """Return the facts of the release whose wheel has these paths."""
-    registry = Module(read(_REGISTRY))
+    registry = Module(read(REGISTRY))
     return ServerFacts(
         options=tuple(sorted(_options(read, paths), key=lambda option: option.name)),
         architectures=_architectures(registry),
