@@ -118,16 +118,32 @@ def test_plain_buildx_gives_an_image_with_the_same_settings(
 
 
 def test_console_scripts_run_with_the_images_interpreter(cell: dict[str, Any], engine: Engine) -> None:
+    assert "Charset-Normalizer" in run_in_image(cell, engine, "normalizer", "--version")
+
+
+def test_no_module_of_the_standard_library_is_compiled_at_a_start(cell: dict[str, Any], engine: Engine) -> None:
+    program = (
+        "import asyncio, email.parser, http.server, json, logging.config, multiprocessing.spawn, os, sys;"
+        "modules = [m for m in sys.modules.values() if (getattr(m, '__file__', None) or '').startswith('/usr/lib')"
+        " and getattr(m, '__cached__', None)];"
+        "print(len(modules), [m.__name__ for m in modules if not os.path.exists(m.__cached__)])"
+    )
+    count, _, without = run_in_image(cell, engine, "python", "-B", "-c", program).strip().partition(" ")
+    assert int(count) > 100
+    assert without == "[]"
+
+
+def run_in_image(cell: dict[str, Any], engine: Engine, *command: str) -> str:
     (tag,) = [f"{p['repository']}@{p['digest']}" for p in cell["publication"]["registries"]]
     done = subprocess.run(
-        ["docker", "run", "--rm", "--platform=linux/arm64", tag, "normalizer", "--version"],
+        ["docker", "run", "--rm", "--platform=linux/arm64", tag, *command],
         env={**os.environ, **engine.environment()},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "Charset-Normalizer" in done.stdout
+    return done.stdout
 
 
 def test_another_model_is_a_matter_of_a_recipe(cell: dict[str, Any], project: Project) -> None:
