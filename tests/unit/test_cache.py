@@ -32,7 +32,7 @@ from builder.project.cache import contents, prune
 from builder.project.cache.contents import References, entries, measure, references, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.session import Session
@@ -90,8 +90,15 @@ def full(session: Session) -> Workspace:
     return workspace
 
 
-def run(session: Session, days: float = 30, *, keep_locked: bool = False, dry_run: bool = False) -> PruneResult:
-    return prune.prune(session, older_than_s=days * DAY, keep_locked=keep_locked, dry_run=dry_run)
+def run(
+    session: Session,
+    days: float = 30,
+    *,
+    keep_locked: bool = False,
+    dry_run: bool = False,
+    only: Sequence[str] = prune.PRUNABLE,
+) -> PruneResult:
+    return prune.prune(session, older_than_s=days * DAY, keep_locked=keep_locked, dry_run=dry_run, only=only)
 
 
 def files(folder: Path) -> set[str]:
@@ -302,6 +309,23 @@ def test_images_go_with_the_blobs_that_only_they_have(
     assert json.loads(index.read_text())["manifests"] == [{"digest": kept.digest}]
 
 
+def test_only_the_kinds_that_are_named_go(
+    session: Session, workspace: Workspace, later: Callable[[float], None]
+) -> None:
+    image = build(session, ONE, LAYERS)
+    workspace.wheel(OTHER.sha256, OTHER.filename).parent.mkdir(parents=True)
+    workspace.wheel(OTHER.sha256, OTHER.filename).write_bytes(b"wheel")
+    (workspace.cache / "uv").mkdir()
+    later(31)
+    told = run(session, only=("images",), dry_run=True)
+    assert counts(told) == {"images": 1}
+    result = run(session, only=("images",))
+    assert counts(result) == {"images": 1}
+    assert not any(kind.kind == "uv" for kind in result.kinds)
+    assert not blob(workspace.images, image.layers[0].digest).exists()
+    assert workspace.wheel(OTHER.sha256, OTHER.filename).is_file()
+
+
 def build_borrowing(session: Session, lock: Lock, file: ModelFile) -> Image:
     """Build an image whose layer consists of a model's file."""
     content = b"0" * 512
@@ -456,6 +480,10 @@ def test_the_commands(
     for age in ("30", "d", "-1d", "1y", "1.5d", ""):
         code, _, err = command_line("cache", "prune", "--older-than", age)
         assert (code, "is not an age: write a number and s, m, h, d or w" in err) == (2, True), age
+    code, _, err = command_line("cache", "prune", "--only", "layers")
+    assert (code, "'layers' is not one of 'wheels'" in err) == (2, True)
+    code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--only", "models", "--dry-run")
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["would", "models", "it"])
     for arguments in ((), ("--help",)):
         code, out, _ = command_line("cache", *arguments)
         assert (code, "prune" in out, "info" in out, "--json" in out) == (0, True, True, True)

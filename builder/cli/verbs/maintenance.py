@@ -19,7 +19,7 @@ from builder.host.paths import check_cache
 from builder.host.session import Session
 from builder.host.units import size_of
 from builder.project.cache.contents import KindSummary, entries, references, summarise
-from builder.project.cache.prune import PruneResult, prune
+from builder.project.cache.prune import PRUNABLE, PruneResult, prune
 from builder.project.doctor.check_table import Check
 from builder.project.doctor.examination import AppliedFix, apply_fixes, doctor_context, examine
 from builder.recipe.find import find
@@ -154,10 +154,17 @@ def info(session: Session) -> None:
         help="Remove entries that were last used before: 12h, 30d, 8w.",
     ),
     click.option("--keep-locked", is_flag=True, help="Keep entries that locks and built cells of this project need."),
+    click.option(
+        "--only",
+        multiple=True,
+        type=click.Choice(PRUNABLE),
+        metavar="KIND",
+        help="Remove entries of this kind only, such as images; can be repeated. `jbuild cache info` lists the kinds.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show the entries that would be removed, and remove none."),
     group=command,
 )
-def prune_command(session: Session, older_than: float, keep_locked: bool, dry_run: bool) -> None:
+def prune_command(session: Session, older_than: float, keep_locked: bool, only: tuple[str, ...], dry_run: bool) -> None:
     """Remove entries of the cache that have not been used for a while. jbuild fetches or builds them again when needed.
 
     While another jbuild runs, images and entries used within the last day stay. Never removes generated stand-ins
@@ -165,7 +172,7 @@ def prune_command(session: Session, older_than: float, keep_locked: bool, dry_ru
     """
     check_cache(session.workspace)
     leftovers.clear(session, dry_run=dry_run)
-    removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run)
+    removed = prune(session, older_than_s=older_than, keep_locked=keep_locked, dry_run=dry_run, only=only or PRUNABLE)
     result = CachePruned(pruned=removed, dry_run=dry_run, frees=sum(kind.frees for kind in removed.kinds))
     show(result, _pruned(removed, dry_run=dry_run), session.console)
 

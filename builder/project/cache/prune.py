@@ -18,7 +18,7 @@ from builder.project.cache.cached_images import borrowed, forget_gone, removable
 from builder.project.cache.contents import IMAGES, KINDS, MODELS, UV, References, entries, measure, references
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from builder.host.paths import Workspace
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # While another jbuild runs, it may need entries that were used this recently (seconds).
 _RECENT_S = 86_400.0
+# The kinds that can be removed.
+PRUNABLE = (*(kind.name for kind in KINDS), IMAGES, UV)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +50,13 @@ class PruneResult:
     skipped: int
 
 
-def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: bool) -> PruneResult:
+def prune(
+    session: Session, *, older_than_s: float, keep_locked: bool, dry_run: bool, only: Collection[str] = PRUNABLE
+) -> PruneResult:
     """Remove entries not used for `older_than_s` seconds; with `keep_locked`, keep those that this project needs.
 
-    While another jbuild runs, images stay, and so do entries used within a day. `engine/`, `stand-in/` and files that
-    jbuild did not make always stay.
+    `only` are the kinds to remove. While another jbuild runs, images stay, and so do entries used within a day.
+    `engine/`, `stand-in/` and files that jbuild did not make always stay.
 
     Raises:
         LockError: the needs of this project are unknown, since one of its locks is damaged.
@@ -62,7 +66,11 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
     needed = references(workspace) if keep_locked else References()
     with disk_errors(workspace.cache), alone(workspace) as unwatched:
         before = time.time() - (older_than_s if unwatched else max(older_than_s, _RECENT_S))
-        unused = [entry for entry in entries(workspace, needed) if not entry.locked and entry.used < before]
+        unused = [
+            entry
+            for entry in entries(workspace, needed)
+            if not entry.locked and entry.used < before and entry.kind in only
+        ]
         lent = frozenset() if unwatched else frozenset(borrowed(workspace.images, ()).used)
         going = [e for e in unused if e.kind != IMAGES and not (e.kind == MODELS and e.path.name in lent)]
         images = [entry for entry in unused if entry.kind == IMAGES] if unwatched else []
@@ -73,7 +81,8 @@ def prune(session: Session, *, older_than_s: float, keep_locked: bool, dry_run: 
         kinds.append(_prune_images(images, workspace, dry_run=dry_run))
         kinds.append(_prune_abandoned(workspace, dry_run=dry_run))
         if not dry_run:
-            kinds.append(_prune_uv(workspace))
+            if UV in only:
+                kinds.append(_prune_uv(workspace))
             if unwatched:
                 _tidy(workspace)
     return PruneResult(kinds=tuple(kinds), busy=not unwatched, skipped=len(going) - len(removed))
