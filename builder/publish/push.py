@@ -98,7 +98,10 @@ def publish(
         goal.attached = attach(target.client, target.reference.repository, source.digest, wish.evidence)
 
     def judge(goal: _Destination) -> None:
-        goal.withheld = goal.target.judge(source, allowed, force=wish.force_tags)
+        moves = goal.target.judge(source, allowed, force=wish.force_tags)
+        goal.withheld = moves.withheld
+        for warning in moves.warnings:
+            console.warn(warning)
 
     def tag(goal: _Destination) -> None:
         names = {tag.name for tag in goal.withheld}

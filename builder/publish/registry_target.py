@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +11,7 @@ from builder.errors import RegistryError
 from builder.host.concurrency import CancelToken, TaskGroup
 from builder.model.publications import TagPut, TagWithheld
 from builder.publish.image_source import labels_of
-from builder.publish.tag_policy import not_forward
+from builder.publish.tag_policy import not_forward, other_recipe
 from builder.remote.registry.manifests import parts_of
 from builder.remote.registry.registry_failures import BlobUnknownError, RegistryUnreachableError, TagImmutableError
 
@@ -38,6 +39,14 @@ class BytesSent:
     mounted: int
     present: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TagMoves:
+    """The tags that stay where they are, and warnings about those that move."""
+
+    withheld: tuple[TagWithheld, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +86,13 @@ class RegistryTarget:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def judge(self, source: ImageSource, rules: Sequence[TagRule], *, force: bool) -> tuple[TagWithheld, ...]:
-        """Return the tags that must not move in this registry, with the reason.
+    def judge(self, source: ImageSource, rules: Sequence[TagRule], *, force: bool) -> TagMoves:
+        """Return the tags that must not move in this registry, and those that move from another recipe's image.
 
         Raises:
             RegistryError: immutable tags are on another image; the message names all of them.
         """
-        withheld, accepted = [], []
+        withheld, accepted, warnings = [], [], []
         for rule in rules if not force else ():
             self.token.check()
             before = self.client.head_manifest(self.reference.repository, rule.name)
@@ -91,16 +100,22 @@ class RegistryTarget:
                 continue
             if rule.immutable:
                 accepted.append(f"{rule.name} is on {before.digest}")
-            elif rule.moving:
+                continue
+            if rule.moving:
                 reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
                 withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
+            elif recipe := self._other_recipe(source, before.digest):
+                warnings.append(
+                    f"{self.reference.name}:{rule.name} moves from an image of recipe {recipe} to this one; "
+                    "if this recipe is a copy, change its `tags`"
+                )
         if accepted:
             raise RegistryError(
                 f"immutable tags are on another image than {source.digest}: {', '.join(accepted)}",
                 where=self.reference.name,
                 hint="give the new image another tag, or move the tags with --force-tags",
             )
-        return tuple(withheld)
+        return TagMoves(withheld=tuple(withheld), warnings=tuple(warnings))
 
     def tag(self, source: ImageSource, names: Sequence[str], done: Callable[[TagPut], object]) -> None:
         """Set tags on the digest and read them back; `done` gets each correct one.
@@ -137,6 +152,12 @@ class RegistryTarget:
         content, _ = self.client.get_manifest(self.reference.repository, digest)
         parts = parts_of(content)
         return labels_of(self.client.read_blob(self.reference.repository, parts[0]["digest"])) if parts else ()
+
+    def _other_recipe(self, source: ImageSource, digest: str) -> str | None:
+        # A tag on something unreadable may move: this image replaces it.
+        with suppress(RegistryError):
+            return other_recipe(dict(source.labels), dict(self.labels(digest)))
+        return None
 
     def _put(self, source: ImageSource) -> None:
         """Put the manifest; retry if the registry does not find a blob yet.

@@ -88,6 +88,12 @@ def not_forward(labels: Mapping[str, str], current: Mapping[str, str]) -> str | 
     return None
 
 
+def other_recipe(labels: Mapping[str, str], current: Mapping[str, str]) -> str | None:
+    """Return the recipe of the image with the labels `current`, if it is another one than that of `labels`."""
+    mine, other = labels.get(f"{_PREFIX}recipe"), current.get(f"{_PREFIX}recipe")
+    return other if mine and other != mine else None
+
+
 def _compare(new: str | None, old: str | None) -> int | None:
     try:
         one, two = Version(new or ""), Version(old or "")

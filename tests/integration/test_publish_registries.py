@@ -371,6 +371,24 @@ def test_a_moving_tag_on_a_foreign_image_stays_unless_forced(registry: Registry,
     assert registry.tags("vllm") == {"latest": new.digest}
 
 
+def test_a_tag_that_leaves_another_recipes_image_is_mentioned(
+    registry: Registry, image: Image, layout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, copy = versioned(layout, "0.15.1"), versioned(layout, "0.15.1", recipe="copy")
+    push(first, layout, registry.host, tags=("1",))
+    push(versioned(layout, "0.15.2"), layout, registry.host, tags=("1",))
+    assert capsys.readouterr().err == ""
+    push(copy, layout, registry.host, tags=("1", "2"))
+    assert capsys.readouterr().err == (
+        f"warning: {registry.host}/vllm:1 moves from an image of recipe r to this one; "
+        "if this recipe is a copy, change its `tags`\n"
+    )
+    assert registry.tags("vllm") == {"1": copy.digest, "2": copy.digest}
+    push(first, layout, registry.host, tags=("1",), force_tags=True)
+    push(image, layout, registry.host, tags=("1",))
+    assert capsys.readouterr().err == ""
+
+
 def test_an_immutable_tag_is_not_overwritten_anywhere(
     registry: Registry, second: Registry, image: Image, layout: Path
 ) -> None:
