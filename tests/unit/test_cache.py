@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -172,6 +173,43 @@ def test_what_the_project_needs_stays_if_asked(
     ]
     assert model_store.has(full.models, FILE)
     assert not model_store.has(full.models, OTHER_FILE)
+
+
+def test_the_records_of_what_the_project_needs_stay_too(
+    session: Session, workspace: Workspace, later: Callable[[float], None]
+) -> None:
+    image = build(session, ONE, LAYERS)
+    lockfile.write(workspace.lock("demo", "one"), replace(LOCK, compiler="3.11.7"))
+    layer = image.layers[0].digest
+    records_of = {
+        "packed/aa/mine": {"blob": {"digest": layer}},
+        "packed/aa/other": {"blob": {"digest": "sha256:" + "0" * 64}},
+        "systems/mine.json": {"layers": [{"digest": layer}]},
+        "systems/other.json": {"layers": [{"digest": layer}, {"digest": "sha256:" + "0" * 64}]},
+        "systems/damaged.json": {},
+        f"verdicts/{image.digest.removeprefix('sha256:')}/gpu.json": {},
+        f"verdicts/{'0' * 64}/gpu.json": {},
+        "model-infos/any.json": {},
+        "interpreters/cpython-3.11.7-linux-x86_64-gnu/bin/python": {},
+        "interpreters/cpython-3.11.2-linux-x86_64-gnu/bin/python": {},
+    }
+    for name, record in records_of.items():
+        path = workspace.cache / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"record": record}))
+    later(31)
+    run(session, keep_locked=True)
+    left = {name for name in records_of if (workspace.cache / name).exists()}
+    assert left == {
+        "packed/aa/mine",
+        "systems/mine.json",
+        f"verdicts/{image.digest.removeprefix('sha256:')}/gpu.json",
+        "model-infos/any.json",
+        "interpreters/cpython-3.11.7-linux-x86_64-gnu/bin/python",
+    }
+    (workspace.cell("demo", "one").record("build")).unlink()
+    run(session, keep_locked=True)
+    assert not (workspace.cache / "model-infos" / "any.json").exists()
 
 
 def test_a_dry_run_removes_nothing_and_says_the_same(
@@ -469,7 +507,7 @@ def test_the_commands(
     found = json.loads(command_line("cache", "info", "--json")[1])
     assert {kind["kind"]: kind["locked_size"] for kind in found["kinds"]}["models"] == 70
     code, out, _ = command_line("cache", "prune", "--dry-run")
-    assert (code, out) == (0, "nothing is old enough to be removed\n")
+    assert (code, out) == (0, "there is nothing to remove\n")
     code, out, _ = command_line("cache", "prune", "--older-than", "0s", "--keep-locked", "--dry-run", "--json")
     told = json.loads(out)
     assert (code, told["dry_run"], told["busy"], told["frees"]) == (0, True, False, 100 + 9 + 30 + 7 + 65)
@@ -498,8 +536,8 @@ def test_another_jbuild_is_mentioned(
         code, out, _ = command_line("cache", "prune", "--older-than", "0s")
     assert code == 0
     assert out.splitlines() == [
-        "nothing is old enough to be removed",
-        "another jbuild runs: images and entries used within a day stay",
+        "there is nothing to remove",
+        "another jbuild process runs: all images stay, and so do other entries used within a day",
     ]
 
 

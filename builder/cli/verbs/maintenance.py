@@ -200,9 +200,9 @@ def _pruned(result: PruneResult, *, dry_run: bool) -> str:
         if kind.entries or kind.size
     ]
     verb = "would be removed" if dry_run else "removed"
-    lines = [table((verb, "entries", "size", "frees"), rows)] if rows else ["nothing is old enough to be removed"]
+    lines = [table((verb, "entries", "size", "frees"), rows)] if rows else ["there is nothing to remove"]
     if result.busy:
-        lines.append("another jbuild runs: images and entries used within a day stay")
+        lines.append("another jbuild process runs: all images stay, and so do other entries used within a day")
     if result.skipped:
         lines.append(f"{result.skipped} entries were in use and stay")
     if rows:

@@ -78,12 +78,17 @@ def removable(layout: Path, going: Collection[CacheEntry]) -> dict[Path, int]:
     return {path: path.stat().st_size for path in sorted(set(paths)) if path.is_file()}
 
 
+def blobs_of(layout: Path, images: Collection[str]) -> frozenset[str]:
+    """Return the digests of the blobs of some images, by the images' digests."""
+    return frozenset().union(*(blobs for digest, blobs in _manifests(layout).items() if digest in images))
+
+
 def borrowed(layout: Path, needed: Collection[str]) -> Borrowed:
     """Return the files of the cache that are part of images' virtual blobs, by name.
 
     `needed` are the digests of images that stay.
     """
-    needed_blobs = set().union(*(blobs for digest, blobs in _manifests(layout).items() if digest in needed))
+    needed_blobs = blobs_of(layout, needed)
     used: dict[str, float] = {}
     locked: set[str] = set()
     for path in _files(layout / virtual_blob.FOLDER):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from builder.host.paths import CellFolder
 from builder.lock import lockfile
 from builder.models import model_pins
 from builder.pipeline.cell import CellRecords
-from builder.project.cache.cached_images import CacheEntry, borrowed, image_entries
+from builder.project.cache.cached_images import CacheEntry, blobs_of, borrowed, image_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class References:
-    """The sha256 of wheels (and of interpreters' archives) and of models' files, and the digests of images."""
+    """The contents that locks and built cells need.
+
+    These are the sha256 of wheels (and of interpreters' archives) and of models' files, the digests of images, the
+    fingerprints of builds of wheels, and the releases of Python that compile bytecode.
+    """
 
     wheels: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
+    builds: frozenset[str] = frozenset()
+    compilers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +52,7 @@ class KindSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """Entries at `pattern` below a folder of the cache, named by the sha256 of a wheel or of a model's file."""
+    """Entries at `pattern` below a folder of the cache; `of` is what they belong to."""
 
     name: str
     folder: str
@@ -57,7 +64,7 @@ KINDS = (
     Kind(name="wheels", folder="wheels", pattern="??/*", of="wheels"),
     Kind(name="facts", folder="facts", pattern="??/*", of="wheels"),
     Kind(name="metadata", folder="metadata", pattern="??/*", of="wheels"),
-    Kind(name="interpreters", folder="interpreters", pattern="*", of="wheels"),
+    Kind(name="interpreters", folder="interpreters", pattern="*", of="interpreters"),
     Kind(name="tools", folder="tools", pattern="*", of="wheels"),
     Kind(name="compiled kernels", folder="cubins", pattern="??/*", of="nothing"),
     Kind(name="sources", folder="foundry/files", pattern="??/*", of="wheels"),
@@ -68,15 +75,15 @@ KINDS = (
     Kind(name="build requirements", folder="foundry/requirements", pattern="*", of="nothing"),
     Kind(name="torch headers", folder="foundry/torch", pattern="*", of="nothing"),
     Kind(name="builds", folder="foundry/builds", pattern="*", of="nothing"),
-    Kind(name="built wheels", folder="built", pattern="??/*.json", of="nothing"),
+    Kind(name="built wheels", folder="built", pattern="??/*.json", of="builds"),
     Kind(name="models", folder="models/sha256", pattern="??/*", of="models"),
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
-    Kind(name="packed layers", folder="packed", pattern="??/*", of="nothing"),
-    Kind(name="system images", folder="systems", pattern="*.json", of="nothing"),
-    Kind(name="model infos", folder="model-infos", pattern="*.json", of="nothing"),
+    Kind(name="packed layers", folder="packed", pattern="??/*", of="layers"),
+    Kind(name="system images", folder="systems", pattern="*.json", of="layers"),
+    Kind(name="model infos", folder="model-infos", pattern="*.json", of="any image"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
-    Kind(name="verdicts", folder="verdicts", pattern="*", of="nothing"),
+    Kind(name="verdicts", folder="verdicts", pattern="*", of="images"),
     Kind(name="bundle runs", folder="bundle-runs", pattern="*", of="nothing"),
     Kind(name="signatures", folder="signatures", pattern="*", of="nothing"),
     Kind(name="bundled jbuild", folder="programs", pattern="*", of="nothing"),
@@ -116,6 +123,8 @@ def references(workspace: Workspace, on_unreadable: Callable[[LockError], object
             file.sha256 for model in (*shared, *(m for lock in locks for m in lock.models)) for file in model.files
         ),
         images=frozenset(image.digest for image in images if image),
+        builds=frozenset(build.fingerprint for lock in locks for build in lock.builds or ()),
+        compilers=frozenset(lock.compiler for lock in locks if lock.compiler),
     )
 
 
@@ -131,10 +140,10 @@ def _inputs(build: LockedBuild) -> Iterator[str]:
 def entries(workspace: Workspace, needed: References) -> Iterator[CacheEntry]:
     """Yield all removable entries of the cache except uv's; images by their manifests."""
     lent = borrowed(workspace.images, needed.images)
-    needed_contents = {"wheels": needed.wheels, "models": needed.models}
+    layers = blobs_of(workspace.images, needed.images)
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
-            entry = _entry(kind, path, needed_contents.get(kind.of, frozenset()))
+            entry = _entry(kind, path, needed, layers)
             if entry and kind.name == MODELS and path.name in lent.used:
                 # Images need them.
                 used = max(entry.used, lent.used[path.name])
@@ -172,7 +181,7 @@ def measure(path: Path) -> tuple[int, int, float]:
     return size, frees, state.st_ctime
 
 
-def _entry(kind: Kind, path: Path, needed: frozenset[str]) -> CacheEntry | None:
+def _entry(kind: Kind, path: Path, needed: References, layers: frozenset[str]) -> CacheEntry | None:
     if path.name.endswith(".lock"):
         return None
     match = re.match(r"[0-9a-f]{64}", path.name)
@@ -183,8 +192,37 @@ def _entry(kind: Kind, path: Path, needed: frozenset[str]) -> CacheEntry | None:
         return None
     if kind.name == "wheels" and not size:
         return None
-    locked = content is not None and content in needed
+    locked = _is_needed(kind, path, content, needed, layers)
     return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
+
+
+def _is_needed(kind: Kind, path: Path, content: str | None, needed: References, layers: frozenset[str]) -> bool:
+    """Return whether a lock or a built cell needs an entry; `layers` are the blobs of the images of built cells."""
+    if kind.of == "layers":
+        return _layers(path) <= layers
+    if kind.of == "any image":
+        # Its name does not tell which; it has a kilobyte, and under emulation a minute goes into it.
+        return bool(needed.images)
+    if kind.of == "interpreters" and any(path.name.startswith(f"cpython-{release}-") for release in needed.compilers):
+        return True
+    contents = {
+        "wheels": needed.wheels,
+        "interpreters": needed.wheels,
+        "models": needed.models,
+        "builds": needed.builds,
+        "images": {digest.partition(":")[2] for digest in needed.images},
+    }
+    return content in contents.get(kind.of, ())
+
+
+def _layers(path: Path) -> frozenset[str]:
+    """Return the digests of the layers that a record names, of a system image or of one packed layer."""
+    try:
+        record = json.loads(path.read_bytes())["record"]
+        return frozenset(str(layer["digest"]) for layer in record.get("layers") or [record["blob"]])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A record that cannot be read has no use.
+        return frozenset({path.name})
 
 
 def _summary(kind: str, members: list[CacheEntry]) -> KindSummary:
