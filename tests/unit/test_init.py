@@ -116,6 +116,14 @@ def test_it_follows_the_recipe_that_is_most_like_it(project: Path, command_line:
     assert other.spec.server.environment == cpu.spec.server.environment
 
 
+def test_the_release_is_that_of_a_recipe_with_this_vllm(project: Path, command_line: CommandLine) -> None:
+    _, out, _ = command_line("init", "old", "--board", "orin-nx-16", "--vllm", "0.9.3")
+    assert "modelled on vllm-0.9.3" in out
+    text = (project / "recipes" / "old.toml").read_text()
+    assert 'l4t = ["36.4.4"]' in text
+    assert 'cuda = ["12.6"]' in text
+
+
 def test_it_has_the_gpu_of_its_board_and_the_reasons_of_its_model(project: Path, command_line: CommandLine) -> None:
     assert command_line("init", "mine", "--board", "agx-thor-128", "--vllm", "0.33.0")[0] == 0
     text = (project / "recipes" / "mine.toml").read_text()

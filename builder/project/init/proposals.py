@@ -113,7 +113,7 @@ def _no_jetson(row: Board, folders: tuple[Path, ...]) -> UsageError:
 
 
 def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
-    """Return the user's L4T release, else the newest with a recipe, else the newest."""
+    """Return the user's L4T release, else the newest with a recipe, preferably of the user's vLLM, else the newest."""
     releases = l4t_choices(answers.board)
     if answers.l4t:
         if mistake := check_value("l4t", answers.l4t):
@@ -122,7 +122,9 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
             hint = f"these do: {', '.join(releases)}"
             raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=hint)
         return answers.l4t
-    used = {value for recipe in _shipped_recipes(folders) for value in recipe.matrix.all_values().get("l4t", ())}
+    axes = [recipe.matrix.all_values() for recipe in _shipped_recipes(folders)]
+    same_vllm = [values for values in axes if answers.vllm in values.get("vllm", ())]
+    used = {release for values in same_vllm or axes for release in values.get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
     return next((release for release in releases if release in used), releases[0])
