@@ -336,8 +336,8 @@ def page(figures: Figures, scale: Scale, options: str) -> str:
     setup = f"{scale.changing} {scale.versions[0]} for arm64 with a model of {scale.model / 1e6:.0f} MB"
     times = f"{uploaded / max(changed, 1):.2f} times the changed wheels"
     notes = (
-        "vLLM has no class of this model, so that no build makes [model infos](layers.md#model-infos), which a",
-        "Dockerfile makes neither. A build that makes them, the first one with a vLLM release and a class, takes",
+        "vLLM has no class of this model. Therefore neither jbuild nor a Dockerfile makes",
+        "[model infos](layers.md#model-infos). The first build with a vLLM release and a class makes them, and takes",
         f"{infos:.0f} s more.",
         "",
         f"`RUN pip install`, cold: {pip} (aim: ≤ 0.1).",

@@ -106,8 +106,8 @@ class RegistryTarget:
                 withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
             elif recipe := self._other_recipe(source, before.digest):
                 warnings.append(
-                    f"{self.reference.name}:{rule.name} moves from an image of recipe {recipe} to this one; "
-                    "if this recipe is a copy, change its `tags`"
+                    f"{self.reference.name}:{rule.name} moves from an image of recipe {recipe} to the new image; "
+                    "if the recipe is a copy, give it other `tags` under [publish]"
                 )
         if accepted:
             raise RegistryError(

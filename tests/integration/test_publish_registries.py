@@ -380,8 +380,8 @@ def test_a_tag_that_leaves_another_recipes_image_is_mentioned(
     assert capsys.readouterr().err == ""
     push(copy, layout, registry.host, tags=("1", "2"))
     assert capsys.readouterr().err == (
-        f"warning: {registry.host}/vllm:1 moves from an image of recipe r to this one; "
-        "if this recipe is a copy, change its `tags`\n"
+        f"warning: {registry.host}/vllm:1 moves from an image of recipe r to the new image; "
+        "if the recipe is a copy, give it other `tags` under [publish]\n"
     )
     assert registry.tags("vllm") == {"1": copy.digest, "2": copy.digest}
     push(first, layout, registry.host, tags=("1",), force_tags=True)
