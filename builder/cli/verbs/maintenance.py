@@ -13,10 +13,11 @@ import click
 from builder.cli.cell_selection import session_verb
 from builder.cli.results import show, table, without_controls
 from builder.cli.verb_options import complete_recipes, verb_group
-from builder.errors import EngineError, LockError
+from builder.errors import EngineError, LockError, UsageError
 from builder.host import leftovers, records
 from builder.host.paths import check_cache
 from builder.host.session import Session
+from builder.host.toml.documents import suggest
 from builder.host.units import size_of
 from builder.project.cache.contents import KindSummary, entries, references, summarise
 from builder.project.cache.prune import PRUNABLE, PruneResult, prune
@@ -126,6 +127,16 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
     return float(int(match[1]) * _SECONDS[match[2]])
 
 
+def _kinds(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    del context, parameter
+    for name in value:
+        if name not in PRUNABLE:
+            raise UsageError(
+                f"{name!r} is not a kind of entries", where="--only", hint=suggest(name, PRUNABLE, noun="kinds")
+            )
+    return value
+
+
 command = verb_group("cache", "Show or prune the cache.")
 
 
@@ -157,7 +168,7 @@ def info(session: Session) -> None:
     click.option(
         "--only",
         multiple=True,
-        type=click.Choice(PRUNABLE),
+        callback=_kinds,
         metavar="KIND",
         help="Remove entries of this kind only, such as images; can be repeated. `jbuild cache info` lists the kinds.",
     ),
