@@ -32,10 +32,11 @@ rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/log/alternatives
 find /usr /var /opt -xdev -name __pycache__ -newer "$begun" -prune -exec rm -rf {} +
 
 # The server's user cannot write bytecode there: without it, each process of each container would compile the library
-# again. Hashes instead of times, and a fixed seed, give the same bytes in every build.
+# again. Hashes instead of times, and a fixed seed, give the same bytes in every build; -B, since compileall would take
+# what its own imports write for up to date.
 for library in /usr/lib/python3.*; do
     python=/usr/bin/${library##*/}
-    [ ! -x "$python" ] || PYTHONHASHSEED=0 "$python" -S -m compileall -q --invalidation-mode unchecked-hash \
+    [ ! -x "$python" ] || PYTHONHASHSEED=0 "$python" -BS -m compileall -q --invalidation-mode unchecked-hash \
         -x '/(curses|dbm|dist-packages|ensurepip|idlelib|lib2to3|pydoc_data|test|tests|tkinter|turtledemo)/' "$library" ||
         echo "modules of $library stay without bytecode"
 done

@@ -124,6 +124,13 @@ def test_the_release_is_that_of_a_recipe_with_this_vllm(project: Path, command_l
     assert 'cuda = ["12.6"]' in text
 
 
+def test_a_vllm_without_a_recipe_for_the_board_has_the_newest_release_of_a_recipe() -> None:
+    folders = (shipped("recipes"),)
+    newest = propose(Answers(board="orin-nx-16"), folders).answers.l4t
+    assert propose(Answers(board="orin-nx-16", vllm="0.15.1"), folders).answers.l4t == newest
+    assert propose(Answers(board="orin-nx-16", vllm="0.7.1"), folders).answers.l4t == newest
+
+
 def test_it_has_the_gpu_of_its_board_and_the_reasons_of_its_model(project: Path, command_line: CommandLine) -> None:
     assert command_line("init", "mine", "--board", "agx-thor-128", "--vllm", "0.33.0")[0] == 0
     text = (project / "recipes" / "mine.toml").read_text()

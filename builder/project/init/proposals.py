@@ -122,12 +122,12 @@ def _release(answers: Answers, folders: tuple[Path, ...]) -> str:
             hint = f"these do: {', '.join(releases)}"
             raise UsageError(f"L4T {answers.l4t} does not run on {answers.board}", hint=hint)
         return answers.l4t
-    axes = [recipe.matrix.all_values() for recipe in _shipped_recipes(folders)]
-    same_vllm = [values for values in axes if answers.vllm in values.get("vllm", ())]
-    used = {release for values in same_vllm or axes for release in values.get("l4t", ())}
     if not releases:
         raise UsageError(f"no L4T release is known for {answers.board}", hint="`jbuild init --help` shows the boards")
-    return next((release for release in releases if release in used), releases[0])
+    axes = [recipe.matrix.all_values() for recipe in _shipped_recipes(folders)]
+    same_vllm = [values for values in axes if answers.vllm in values.get("vllm", ())]
+    used = [{release for values in some for release in values.get("l4t", ())} for some in (same_vllm, axes)]
+    return next((release for those in used for release in releases if release in those), releases[0])
 
 
 def _shipped_recipes(folders: tuple[Path, ...]) -> Iterator[Recipe]:
