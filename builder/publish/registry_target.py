@@ -100,8 +100,7 @@ class RegistryTarget:
                 continue
             if rule.immutable:
                 accepted.append(f"{rule.name} is on {before.digest}")
-                continue
-            if rule.moving:
+            elif rule.moving:
                 reason = not_forward(dict(source.labels), dict(self.labels(before.digest)))
                 withheld += [TagWithheld(name=rule.name, reason=reason)] if reason else []
             elif recipe := self._other_recipe(source, before.digest):

@@ -17,13 +17,14 @@ from image_factory import LAYERS, ONE, build
 from layer_files import wheels_layer
 
 from builder.errors import LockError
-from builder.host import tarball
+from builder.host import records, tarball
 from builder.host.file_locks import alone, in_use
 from builder.host.files import mark_used
 from builder.host.paths import Workspace
 from builder.image.layers.pack_layers import pack_layers
 from builder.image.oci import virtual_blob
 from builder.image.oci.layout import blob
+from builder.image.oci.pack import Packed
 from builder.lock import lockfile
 from builder.model.model_files import ModelFile
 from builder.models import model_store
@@ -180,12 +181,13 @@ def test_the_records_of_what_the_project_needs_stay_too(
 ) -> None:
     image = build(session, ONE, LAYERS)
     lockfile.write(workspace.lock("demo", "one"), replace(LOCK, compiler="3.11.7"))
-    layer = image.layers[0].digest
-    records_of = {
-        "packed/aa/mine": {"blob": {"digest": layer}},
-        "packed/aa/other": {"blob": {"digest": "sha256:" + "0" * 64}},
-        "systems/mine.json": {"layers": [{"digest": layer}]},
-        "systems/other.json": {"layers": [{"digest": layer}, {"digest": "sha256:" + "0" * 64}]},
+    layer = image.layers[0]
+    elsewhere = replace(layer, digest="sha256:" + "0" * 64)
+    records_of: dict[str, object] = {
+        "packed/aa/mine": Packed(blob=layer, diff_id=layer.digest),
+        "packed/aa/other": Packed(blob=elsewhere, diff_id=layer.digest),
+        "systems/mine.json": replace(image, layers=(layer,)),
+        "systems/other.json": replace(image, layers=(layer, elsewhere)),
         "systems/damaged.json": {},
         f"verdicts/{image.digest.removeprefix('sha256:')}/gpu.json": {},
         f"verdicts/{'0' * 64}/gpu.json": {},
@@ -194,9 +196,7 @@ def test_the_records_of_what_the_project_needs_stay_too(
         "interpreters/cpython-3.11.2-linux-x86_64-gnu/bin/python": {},
     }
     for name, record in records_of.items():
-        path = workspace.cache / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"record": record}))
+        records.write(workspace.cache / name, "", record)
     later(31)
     run(session, keep_locked=True)
     left = {name for name in records_of if (workspace.cache / name).exists()}

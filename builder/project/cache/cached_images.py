@@ -86,9 +86,8 @@ def blobs_of(layout: Path, images: Collection[str]) -> frozenset[str]:
 def borrowed(layout: Path, needed: Collection[str]) -> Borrowed:
     """Return the files of the cache that are part of images' virtual blobs, by name.
 
-    `needed` are the digests of images that stay.
+    `needed` are the digests of the blobs that stay.
     """
-    needed_blobs = blobs_of(layout, needed)
     used: dict[str, float] = {}
     locked: set[str] = set()
     for path in _files(layout / virtual_blob.FOLDER):
@@ -96,7 +95,7 @@ def borrowed(layout: Path, needed: Collection[str]) -> Borrowed:
         virtual = virtual_blob.read(layout, digest)
         names = [file.name for file in virtual_blob.files_of(layout, virtual)] if virtual else []
         used |= {name: max(used.get(name, 0.0), path.stat().st_ctime) for name in names}
-        locked.update(names if digest in needed_blobs else ())
+        locked.update(names if digest in needed else ())
     return Borrowed(used=used, locked=frozenset(locked))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -10,8 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder.errors import LockError
+from builder.host import records
 from builder.host.paths import CellFolder
+from builder.image.oci.pack import Packed
 from builder.lock import lockfile
+from builder.model.images import Image
 from builder.models import model_pins
 from builder.pipeline.cell import CellRecords
 from builder.project.cache.cached_images import CacheEntry, blobs_of, borrowed, image_entries
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from builder.host.paths import Workspace
     from builder.model.builds import LockedBuild
+    from builder.model.images import Descriptor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ KINDS = (
     Kind(name="model downloads", folder="models/partial", pattern="*", of="models"),
     Kind(name="packed layers", folder="packed", pattern="??/*", of="layers"),
     Kind(name="system images", folder="systems", pattern="*.json", of="layers"),
-    Kind(name="model infos", folder="model-infos", pattern="*.json", of="any image"),
+    Kind(name="model infos", folder="model-infos", pattern="*.json", of="model infos"),
     Kind(name="solutions", folder="advised", pattern="*.json", of="nothing"),
     Kind(name="index states", folder="indexes", pattern="*", of="nothing"),
     Kind(name="verdicts", folder="verdicts", pattern="*", of="images"),
@@ -89,6 +92,8 @@ KINDS = (
     Kind(name="bundled jbuild", folder="programs", pattern="*", of="nothing"),
     Kind(name="known hashes", folder="models/known", pattern="??/*", of="nothing"),
 )
+# The folder of a Python that uv fetched.
+_RELEASE = re.compile(r"cpython-([0-9.]+)-")
 IMAGES, MODELS, UV = "images", "models", "uv"
 
 
@@ -139,11 +144,12 @@ def _inputs(build: LockedBuild) -> Iterator[str]:
 
 def entries(workspace: Workspace, needed: References) -> Iterator[CacheEntry]:
     """Yield all removable entries of the cache except uv's; images by their manifests."""
-    lent = borrowed(workspace.images, needed.images)
     layers = blobs_of(workspace.images, needed.images)
+    lent = borrowed(workspace.images, layers)
+    names = _names_by_kind(needed, layers)
     for kind in KINDS:
         for path in sorted((workspace.cache / kind.folder).glob(kind.pattern)):
-            entry = _entry(kind, path, needed, layers)
+            entry = _entry(kind, path, names.get(kind.of, frozenset()))
             if entry and kind.name == MODELS and path.name in lent.used:
                 # Images need them.
                 used = max(entry.used, lent.used[path.name])
@@ -181,7 +187,7 @@ def measure(path: Path) -> tuple[int, int, float]:
     return size, frees, state.st_ctime
 
 
-def _entry(kind: Kind, path: Path, needed: References, layers: frozenset[str]) -> CacheEntry | None:
+def _entry(kind: Kind, path: Path, names: frozenset[str]) -> CacheEntry | None:
     if path.name.endswith(".lock"):
         return None
     match = re.match(r"[0-9a-f]{64}", path.name)
@@ -192,37 +198,43 @@ def _entry(kind: Kind, path: Path, needed: References, layers: frozenset[str]) -
         return None
     if kind.name == "wheels" and not size:
         return None
-    locked = _is_needed(kind, path, content, needed, layers)
+    locked = _is_needed(kind, path, content, names)
     return CacheEntry(kind=kind.name, path=path, content=content, size=size, frees=frees, used=used, locked=locked)
 
 
-def _is_needed(kind: Kind, path: Path, content: str | None, needed: References, layers: frozenset[str]) -> bool:
-    """Return whether a lock or a built cell needs an entry; `layers` are the blobs of the images of built cells."""
-    if kind.of == "layers":
-        return _layers(path) <= layers
-    if kind.of == "any image":
-        # Its name does not tell which; it has a kilobyte, and under emulation a minute goes into it.
-        return bool(needed.images)
-    if kind.of == "interpreters" and any(path.name.startswith(f"cpython-{release}-") for release in needed.compilers):
-        return True
-    contents = {
+def _names_by_kind(needed: References, layers: frozenset[str]) -> dict[str, frozenset[str]]:
+    """Return the names of what locks and built cells need, by `Kind.of`; `layers` are the blobs of their images."""
+    return {
         "wheels": needed.wheels,
-        "interpreters": needed.wheels,
+        "interpreters": needed.wheels | needed.compilers,
         "models": needed.models,
         "builds": needed.builds,
-        "images": {digest.partition(":")[2] for digest in needed.images},
+        "images": frozenset(digest.partition(":")[2] for digest in needed.images),
+        "layers": layers,
+        # The name of a model info does not tell whose it is: any built cell keeps all of them, a kilobyte each.
+        "model infos": needed.images,
     }
-    return content in contents.get(kind.of, ())
 
 
-def _layers(path: Path) -> frozenset[str]:
-    """Return the digests of the layers that a record names, of a system image or of one packed layer."""
-    try:
-        record = json.loads(path.read_bytes())["record"]
-        return frozenset(str(layer["digest"]) for layer in record.get("layers") or [record["blob"]])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A record that cannot be read has no use.
-        return frozenset({path.name})
+def _is_needed(kind: Kind, path: Path, content: str | None, names: frozenset[str]) -> bool:
+    if kind.of == "layers":
+        return _layers(kind, path) <= names
+    if kind.of == "model infos":
+        return bool(names)
+    release = _RELEASE.match(path.name)
+    return (release[1] if release else content) in names
+
+
+def _layers(kind: Kind, path: Path) -> frozenset[str]:
+    """Return the digests of the layers of a system image, or of one packed layer."""
+    if kind.name == "packed layers":
+        packed = records.read(path, None, Packed)
+        layers: tuple[Descriptor, ...] = (packed.blob,) if packed else ()
+    else:
+        image = records.read(path, None, Image)
+        layers = image.layers if image else ()
+    # Without layers, the record is unreadable: nothing needs it.
+    return frozenset(layer.digest for layer in layers) or frozenset({path.name})
 
 
 def _summary(kind: str, members: list[CacheEntry]) -> KindSummary:
