@@ -139,6 +139,7 @@ class Config:
     cache_to: tuple[BuildCache, ...] = ()
     compression: Compression = "zstd"
     compression_level: int | None = None
+    keep_layers: bool = False
     python_mirror: str | None = None
     silent_s: float = 3600.0
     runner: str | None = None
@@ -245,6 +246,8 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     """Return the setting of a variable, checked like a file's; spaces separate the items of a list."""
     text, kind = os.environ[variable], field.type.schema()["type"]
     value: Any = text.split() if kind == "array" else text
+    if kind == "boolean":
+        value = {"true": True, "false": False}.get(text.lower(), text)
     if kind in ("number", "integer"):
         with suppress(ValueError):
             value = float(text) if kind == "number" else int(text)
@@ -305,6 +308,12 @@ _CONFIG = TableDeclaration[dict[str, Any]](
         "publish.compression-level",
         _LEVEL,
         "Level of the compression: 3 is fast, 19 small; default 4, and 6 for gzip, which has 9 at most.",
+    ),
+    Field(
+        "publish.keep-layers",
+        boolean(),
+        "Whether published layers stay in the cache. Default: only the wheels and models that they consist of.",
+        "keep_layers",
     ),
     Field("publish.cosign-key", _FILE, "Private key that signs published images."),
     Field("publish.trusted-keys", _FILES, "Public keys whose signatures and verdicts count."),

@@ -97,15 +97,24 @@ def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_
     At least as many cells run at once as there are builders.
     """
     with in_use(session.workspace):
-        builders = builders_of(options, session)
-        at_once = max(at_once, len(builders.names))
-        if at_once <= 1 or len(jobs) <= 1:
-            results = []
-            for job in jobs:
-                with session.console.group(job.name):
-                    results.append(run_cell(job, session, options, builders))
-            return results
+        results = _run_all(jobs, session, options, at_once)
+    passed = [result.run for result in results if result.error is None]
+    for name in options.stages:
+        if reached := [run for run in passed if name in run.stages]:
+            stage_of(name).clean_up(reached)
+    return results
+
+
+def _run_all(jobs: Sequence[Job], session: Session, options: RunOptions, at_once: int) -> list[CellResult]:
+    builders = builders_of(options, session)
+    at_once = max(at_once, len(builders.names))
+    if at_once > 1 and len(jobs) > 1:
         return _run_at_once(jobs, session, options, builders, at_once)
+    results = []
+    for job in jobs:
+        with session.console.group(job.name):
+            results.append(run_cell(job, session, options, builders))
+    return results
 
 
 def _run_at_once(

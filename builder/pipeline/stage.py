@@ -86,6 +86,14 @@ class Stage(Protocol[_T]):
         """
         del runs
 
+    def clean_up(self, runs: Sequence[CellRun]) -> None:
+        """Free what is no longer needed, after all cells of a command; `runs` are those that passed this stage.
+
+        Raises:
+            JbuildError: it could not be freed.
+        """
+        del runs
+
     def last_failure(self, run: CellRun) -> str | None:
         """Return the failure of the last run with these inputs; None if there was none, or no record of it."""
         del run

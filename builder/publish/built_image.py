@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from builder.host.signing import signer
+from builder.image.layers.layer_blobs import LayerBlobs
 from builder.image.oci.layout import is_whole
 from builder.image.oci.warm_image import WARM_LABEL
 from builder.lock import lockfile
@@ -17,25 +18,47 @@ from builder.remote.registry.base_lookup import connect_in
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
+    from builder.host.paths import CellFolder
     from builder.host.session import Session
-    from builder.model.images import Image
-    from builder.model.locks import Job
-    from builder.model.publications import Publication
+    from builder.model.images import Image, Plan
+    from builder.model.locks import Job, Lock
     from builder.model.verdicts import Verdict
 
 
-def source_of(image: Image, publication: Publication | None, session: Session) -> ImageSource:
-    """Return an image in the cache's layout, or else in the registry of its last push.
+def source_of(job: Job, image: Image, session: Session) -> ImageSource:
+    """Return a cell's latest image, or its warm image, in the cache's layout, or else in the registry of its last push.
 
     Raises:
+        LockError: the lock is damaged.
         IntegrityError: the layout does not hold the image, and it was not pushed.
         RegistryError: the registry does not have it, or does not answer.
     """
+    folder = session.workspace.cell(job.recipe.name, job.cell.id)
+    publication = CellRecords(folder).publication()
     registries = publication.registries if publication and publication.digest == image.digest else ()
-    if registries and not is_whole(session.workspace.images, image):
+    built = _built_from(job, image, session)
+    of_cell = LayerBlobs(job=job, lock=built[0], plan=built[1], session=session) if built else None
+    in_cache = not of_cell.missing(image) if of_cell else is_whole(session.workspace.images, image)
+    if registries and not in_cache:
         reference = Reference.parse(registries[0].repository).at(image.digest)
         return from_registry(connect_in(session, reference), reference)
-    return from_layout(image, session.workspace.images)
+    return from_layout(image, session.workspace.images, of_cell, published_in(folder))
+
+
+def published_in(folder: CellFolder) -> tuple[Reference, ...]:
+    """Return the repositories of a cell's last push; most layers of its next image are there already."""
+    publication = CellRecords(folder).publication()
+    return tuple(Reference.parse(registry.repository) for registry in publication.registries) if publication else ()
+
+
+def _built_from(job: Job, image: Image, session: Session) -> tuple[Lock, Plan] | None:
+    """Return the lock and the plan of an image; None if they have changed since."""
+    records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
+    plan = records.plan()
+    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
+    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
+        return None
+    return records.with_built(lock), plan
 
 
 def cell_evidence(job: Job, image: Image, verdict: Verdict | None, session: Session) -> Evidence:
@@ -51,13 +74,13 @@ def cell_evidence(job: Job, image: Image, verdict: Verdict | None, session: Sess
         JbuildError: a layer of the image cannot be read for its bill of materials.
     """
     records = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id))
-    plan = records.plan()
-    lock = lockfile.read(session.workspace.lock(job.recipe.name, job.cell.id), recipe=job.recipe.name, cell=job.cell.id)
-    if plan is None or lock is None or dict(image.labels).get("io.jbuild.lock") != lockfile.content(lock):
+    built = _built_from(job, image, session)
+    if built is None:
         session.console.warn(f"{job.cell.id}: attaching no evidence, the lock has changed since the build")
         return Evidence()
+    lock, plan = built
     optional = [record for record in (records.audit(), verdict) if record]
     if WARM_LABEL in dict(image.labels):
         plan = replace(plan, layers=(*plan.layers, WARM_LABEL))
-    run = start(job, session).with_records(Locked(lock=records.with_built(lock)), plan, image, *optional)
+    run = start(job, session).with_records(Locked(lock=lock), plan, image, *optional)
     return evidence(run, signer(session.config, session.workspace))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,11 @@ from builder.remote.registry.registry_client import INDEXES, RemoteBlob
 from builder.remote.registry.upload import DiskBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
+    from builder.image.layers.layer_blobs import LayerBlobs
+    from builder.image.oci.layout import MakeBlobs
     from builder.model.images import Descriptor, Image
     from builder.model.recipes import Pairs
     from builder.remote.registry.reference import Reference
@@ -31,14 +33,16 @@ _BASE_NAME = "org.opencontainers.image.base.name"
 class ImageSource:
     """An image: its manifest's descriptor and bytes, its labels, and its distinct blobs, the largest first.
 
-    `origin` is its registry, None for an image on disk.
+    `origins` are repositories with blobs of it, which their registries can mount. `provide` is called with the digests
+    of blobs before they are opened, and raises IntegrityError if the cache lacks one.
     """
 
     manifest: Descriptor
     content: bytes
     labels: Pairs
     blobs: tuple[BlobSource, ...]
-    origin: Reference | None = None
+    origins: tuple[Reference, ...] = ()
+    provide: MakeBlobs = field(default=lambda _: None, compare=False)
 
     @property
     def digest(self) -> str:
@@ -57,19 +61,26 @@ def layout_blob(layout: Path, digest: str, size: int) -> DiskBlob:
     return DiskBlob(digest, size, content, corruption)
 
 
-def from_layout(image: Image, layout: Path) -> ImageSource:
-    """Return a built image in its OCI layout.
+def from_layout(
+    image: Image, layout: Path, of_cell: LayerBlobs | None = None, origins: tuple[Reference, ...] = ()
+) -> ImageSource:
+    """Return a built image in its OCI layout; `of_cell` makes blobs that are missing, `origins` have some of them.
 
     Raises:
         IntegrityError: the layout does not hold the image.
     """
-    if damaged := oci.damaged_blobs(layout, image):
-        path = damaged[0]
-        raise IntegrityError(
-            f"the built image's blob sha256:{path.name} is {'damaged' if path.is_file() else 'missing'}",
-            where=str(path),
-            hint="run `jbuild build RECIPE --force`",
-        )
+
+    def provide(digests: Collection[str]) -> None:
+        if of_cell:
+            of_cell.make(digests)
+        for absent in oci.absent_blobs(layout, image):
+            if absent.digest in digests:
+                raise oci.absence(layout, absent.digest)
+
+    if of_cell is None:
+        provide([descriptor.digest for descriptor in oci.image_blobs(image)])
+    elif missing := of_cell.missing(image):
+        raise oci.absence(layout, min(missing))
     path = oci.blob(layout, image.digest)
     content = path.read_bytes()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != image.digest:
@@ -77,7 +88,14 @@ def from_layout(image: Image, layout: Path) -> ImageSource:
             "the built image's manifest is damaged", where=str(path), hint="build it again with --force"
         )
     blobs = [layout_blob(layout, blob.digest, blob.size) for blob in (*image.layers, image.config)]
-    return ImageSource(manifest=image.manifest, content=content, labels=image.labels, blobs=ordered(blobs))
+    return ImageSource(
+        manifest=image.manifest,
+        content=content,
+        labels=image.labels,
+        blobs=ordered(blobs),
+        origins=origins,
+        provide=provide,
+    )
 
 
 def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
@@ -99,9 +117,7 @@ def from_registry(client: RegistryClient, reference: Reference) -> ImageSource:
     if not blobs:
         raise RegistryError("this is not an image manifest", where=str(reference), hint="is it a container image?")
     labels = labels_of(client.read_blob(repository, blobs[0].digest))
-    return ImageSource(
-        manifest=manifest, content=content, labels=labels, blobs=ordered(blobs), origin=reference.at(manifest.digest)
-    )
+    return ImageSource(manifest=manifest, content=content, labels=labels, blobs=ordered(blobs), origins=(reference,))
 
 
 def labels_of(config: bytes) -> Pairs:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from builder.errors import RegistryError, UsageError
 from builder.host import records
 from builder.host.signing import signer
+from builder.image.layers.layer_blobs import drop_published
 from builder.model.recipes import TagRule
 from builder.pipeline.cell import IMPORTED, CellRecords
 from builder.publish import statements
@@ -100,7 +101,7 @@ def from_cell(job: Job, session: Session, options: PromoteOptions) -> PromotionC
         proven = None if options.verdict else proven
     attached = spec.attach and (proven or options.verdict)
     return PromotionCandidate(
-        source=source_of(image, of_cell.publication(), session),
+        source=source_of(job, image, session),
         evidence=cell_evidence(job, image, proven, session) if attached else Evidence(),
         repository=spec.repository,
         levels=(proven.level,) if proven else (),
@@ -187,6 +188,16 @@ def promote(candidate: PromotionCandidate, options: PromoteOptions, session: Ses
         # The audit counts it as a proof.
         records.write(candidate.folder.record(IMPORTED), imported.digest, imported)
     return done
+
+
+def clean_up(candidates: Sequence[PromotionCandidate], session: Session) -> None:
+    """Remove the blobs of the promoted images' layers from the cache.
+
+    Raises:
+        DiskError: one cannot be removed.
+    """
+    plans = (CellRecords(candidate.folder).plan() for candidate in candidates if candidate.folder)
+    drop_published([plan for plan in plans if plan], session)
 
 
 def _how_to_earn(candidate: PromotionCandidate, level: str | None, ignored: str | None) -> str:

@@ -66,7 +66,10 @@ class _Destination:
         try:
             step(self)
         except JbuildError as error:
-            self.failure = PublicationFailure(repository=self.name, stage=stage, message=error.message, hint=error.hint)
+            # The registry is named anyway; a file, or an index, is not.
+            elsewhere = error.where and self.target.reference.host not in error.where
+            message = f"{error.message} ({error.where})" if elsewhere else error.message
+            self.failure = PublicationFailure(repository=self.name, stage=stage, message=message, hint=error.hint)
 
 
 def publish(
@@ -163,7 +166,7 @@ def _send_everywhere(
     hosts: dict[str, list[_Destination]] = {}
     for goal in goals:
         hosts.setdefault(goal.target.reference.host, []).append(goal)
-    references = [reference for reference in (base_of(source, config), source.origin) if reference]
+    references = [reference for reference in (base_of(source, config), *source.origins) if reference]
 
     def send_to(host: str) -> None:
         sources = [reference.repository for reference in references if reference.host == host]

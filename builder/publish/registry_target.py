@@ -73,6 +73,7 @@ class RegistryTarget:
         )
         to_send = tuple(blob for blob, done in zip(missing, mounted, strict=True) if not done)
         if to_send:
+            source.provide({blob.digest for blob in to_send})
             with console.task(f"pushing to {self.reference.name}", _bytes(to_send)) as task:
                 self._for_each(to_send, lambda blob: self._upload(blob, task))
         if self.client.head_manifest(repository, source.digest) is None:

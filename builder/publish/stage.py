@@ -9,12 +9,14 @@ from builder.foundry.shared_wheels import push_wheel
 from builder.host import signing
 from builder.host.config import with_options
 from builder.host.files import sha256_of
+from builder.image.layers.layer_blobs import blobs_of, drop_published
 from builder.image.precompile.shared_cubins import push_cubins
 from builder.model.builds import BuiltWheels
 from builder.model.images import Plan
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
 from builder.pipeline.stage import Stage
+from builder.publish.built_image import published_in
 from builder.publish.evidence import Evidence, evidence
 from builder.publish.image_source import from_layout
 from builder.publish.push import PublishOptions, publish
@@ -68,11 +70,15 @@ class _PushStage(Stage[Publication]):
             force_tags=run.options.force_tags,
             evidence=evidence(run, signing.signer(session.config, session.workspace)) if spec.attach else Evidence(),
         )
-        source = from_layout(run.image, session.workspace.images)
+        source = from_layout(run.image, session.workspace.images, blobs_of(run), published_in(run.folder))
         publication = publish(source, _targets(run), wish, config=session.config, console=session.console)
         _share_cubins(run)
         _share_wheels(run)
         return publication
+
+    def clean_up(self, runs: Sequence[CellRun]) -> None:
+        """Remove the blobs of published layers from the cache."""
+        drop_published([run.plan for run in runs if run.find(Publication)], runs[0].session)
 
 
 STAGE = _PushStage()

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from builder.host import records
 from builder.host.engine.docker import find_engine
+from builder.image.layers.layer_blobs import blobs_of
 from builder.image.oci.engine_load import loaded
+from builder.model.images import Plan
 from builder.model.verdicts import SmokeFailedError, Verdict
 from builder.pipeline.stage import Stage
 from builder.smoke import golden
@@ -62,7 +64,8 @@ class _SmokeStage(Stage[Verdict]):
             before = find_verdict(workspace, image.digest, reached, question)
             before = before if before and not needs_warm_image(run, before) else None
         run.on_step("loading the image into the engine")
-        with loaded(image, workspace.images, engine, console, keep_as=run.proven_name) as name:
+        make = blobs_of(run).make if run.find(Plan) else None
+        with loaded(image, workspace.images, engine, console, keep_as=run.proven_name, make=make) as name:
             if before:
                 proof = f"this digest passed at level {before.level} on {before.when}"
                 console.say(f"{job.cell.id}: {proof}; --force runs it again")

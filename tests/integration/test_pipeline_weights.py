@@ -71,16 +71,10 @@ def test_it_is_built_asked_and_pushed_without_a_second_copy(weighty: Project) ->
 def test_what_was_lost_or_damaged_in_the_cache(weighty: Project) -> None:
     done = weighty.run("build", "--json")
     assert done.code == 0, done.stderr
-    digest = done.cells[CELL]["digest"]
-    stored(weighty).unlink()
-    done = weighty.run("build", "--json")
-    assert (done.code, done.ran()) == (0, ["build"]), done.stderr
-    assert done.cells[CELL]["digest"] == digest
-    assert stored(weighty).is_file(), "fetched again"
-    name = model_layer(weighty.record("build"))["digest"].partition(":")[2]
-    assert not (weighty.cache / "images" / "blobs" / "sha256" / name).exists()
     path = stored(weighty)
     path.unlink()
+    done = weighty.run("build", "--json")
+    assert (done.code, done.ran()) == (0, []), "what needs the weights fetches them"
     path.write_bytes(bytes(SIZE + 100))
     os.truncate(path, (weighty.model / "model.safetensors").stat().st_size)
     for verb in ("smoke", "recipe"):
@@ -92,6 +86,8 @@ def test_what_was_lost_or_damaged_in_the_cache(weighty: Project) -> None:
             f"render {weighty.name} --force",
         )
     path.unlink()
-    assert weighty.run("render", "--force").code == 0
     done = weighty.run("smoke", "--json")
     assert done.code == 0, done.stderr
+    assert path.is_file(), "fetched again"
+    name = model_layer(weighty.record("build"))["digest"].partition(":")[2]
+    assert not (weighty.cache / "images" / "blobs" / "sha256" / name).exists()

@@ -16,7 +16,7 @@ from filelock import FileLock
 from image_factory import LAYERS, ONE, build
 from layer_files import wheels_layer
 
-from builder.errors import LockError
+from builder.errors import JbuildError, LockError
 from builder.host import records, tarball
 from builder.host.file_locks import alone, in_use
 from builder.host.files import mark_used
@@ -29,6 +29,7 @@ from builder.lock import lockfile
 from builder.model.model_files import ModelFile
 from builder.models import model_store
 from builder.pipeline import runner
+from builder.pipeline.cell import start
 from builder.pipeline.order import RunOptions
 from builder.project.cache import contents, prune
 from builder.project.cache.contents import References, entries, measure, references, summarise
@@ -312,12 +313,14 @@ def test_beside_another_jbuild(session: Session, full: Workspace, later: Callabl
 def test_a_run_keeps_the_cache_in_use(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def run_cell(*_: object) -> None:
+    job = make_job()
+
+    def run_cell(*_: object) -> runner.CellResult:
         with alone(session.workspace) as unwatched:
             seen.append(unwatched)
+        return runner.CellResult(run=start(job, session), error=JbuildError("no"))
 
     monkeypatch.setattr(runner, "run_cell", run_cell)
-    job = make_job()
     runner.run_cells([job], session, RunOptions())
     runner.run_cells([job, job], session, RunOptions(), at_once=2)
     assert seen == [False, False, False]

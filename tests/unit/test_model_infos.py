@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine_factory import engine
-from factories import locked, make_lock, make_locked_wheel, make_model, make_run, make_wheel
+from factories import locked, make_lock, make_locked_wheel, make_model, make_plan, make_run, make_wheel
 
 from builder.errors import EngineError
 from builder.host import records
@@ -105,7 +105,7 @@ def run_of(session: Session, wheel: LockedWheel, config: str) -> CellRun:
     stored.parent.mkdir(parents=True, exist_ok=True)
     stored.write_bytes(content)
     model = make_model(files=(ModelFile(path="config.json", sha256=sha256, size=len(content)),))
-    return make_run(session, make_lock(make_locked_wheel("torch"), wheel, models=(model,)))
+    return make_run(session, make_lock(make_locked_wheel("torch"), wheel, models=(model,))).with_records(make_plan())
 
 
 LLAMA = '{"architectures": ["LlamaForCausalLM", "Nobodys", "not a name"]}'
@@ -184,7 +184,7 @@ def test_an_engine_that_fails_costs_only_the_infos_and_the_build_says_so(
     can_run: bool,
     reason: str,
 ) -> None:
-    def loaded(*_: object) -> None:
+    def loaded(*_: object, **__: object) -> None:
         raise EngineError("the engine could not load the image: no space left on device")
 
     monkeypatch.setattr(type(engine()), "can_run", lambda *_: can_run)

@@ -31,7 +31,15 @@ from builder.host.file_locks import in_use
 from builder.host.session import Session
 from builder.host.signing import public_keys
 from builder.model.publications import Publication
-from builder.publish.promotion import PromoteOptions, PromotionCandidate, from_cell, from_image, is_about, promote
+from builder.publish.promotion import (
+    PromoteOptions,
+    PromotionCandidate,
+    clean_up,
+    from_cell,
+    from_image,
+    is_about,
+    promote,
+)
 from builder.publish.stage import required_targets
 from builder.publish.tag_status import TagState, overview
 from builder.publish.trust import write_verdict
@@ -97,6 +105,7 @@ def promote_images(
         else:
             candidates, request = _of_recipe(source, selectors, request, session)
         publications = tuple(promote(candidate, request, session) for candidate in candidates)
+    clean_up(candidates, session)
     show(PromoteResult(publications=publications), "\n\n".join(map(publication_text, publications)), session.console)
 
 

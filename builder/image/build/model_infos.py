@@ -25,6 +25,7 @@ from builder.host.engine.container import temporary_container
 from builder.host.engine.emulation import emulator_settings
 from builder.host.files import disk_errors, mark_used
 from builder.host.tarball import file_of
+from builder.image.layers.layer_blobs import blobs_of
 from builder.image.oci.assemble import add_layer
 from builder.image.oci.engine_load import loaded
 from builder.image.oci.layout import read_config
@@ -165,7 +166,7 @@ def _inspected(run: CellRun, image: Image, engine: Engine, subject: _Subject) ->
     slow = "; under emulation this takes a minute or two" if architecture != engine.architecture else ""
     names = ", ".join(subject.classes)
     run.session.console.say(f"{run.job.cell.id}: vLLM inspects {names} for the image's model infos{slow}")
-    with loaded(image, layout, engine, run.session.console) as reference:
+    with loaded(image, layout, engine, run.session.console, make=blobs_of(run).make) as reference:
         arguments = _arguments(image, reference, engine, architecture, subject.classes)
         try:
             with (

@@ -14,6 +14,7 @@ from builder.host.file_locks import scratch
 from builder.host.files import disk_errors, sha256_of_rest
 from builder.host.paths import Workspace
 from builder.image.build.cell_image import build_image
+from builder.image.layers.layer_blobs import blobs_of
 from builder.image.oci.layout import open_blob, read_config, unpacked
 from builder.image.render.plan import render
 
@@ -58,6 +59,8 @@ def verify(run: CellRun) -> str:
         second = run.builders.build(
             run.job.cell.id, engine, lambda name: build_image(again, engine, builder=name, fresh=True)
         )
+        if second.digest != run.image.digest:
+            blobs_of(run).make([layer.digest for layer in run.image.layers])
         difference = first_difference(run.image, run.session.workspace.images, second, session.workspace.images)
     if difference:
         raise _differs(run, second, difference)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from builder.host.engine.docker import find_engine
 from builder.image.build.buildx import options
-from builder.image.oci.layout import is_whole, mark_image_used
+from builder.image.layers.layer_blobs import blobs_of
+from builder.image.oci.layout import mark_image_used
 from builder.image.oci.pack import compression_key
 from builder.model.images import Image
 from builder.pipeline.stage import Stage
@@ -33,11 +34,10 @@ class _BuildStage(Stage[Image]):
         return run.plan.content, run.plan.layers, run.plan.settings
 
     def holds(self, run: CellRun, record: Image) -> bool:
-        """Return whether the cache holds the whole image, and note that it is in use."""
-        layout = run.session.workspace.images
-        if not is_whole(layout, record):
+        """Return whether the cache holds the image, or can make what it lacks, and note that it is in use."""
+        if blobs_of(run).missing(record):
             return False
-        mark_image_used(layout, record)
+        mark_image_used(run.session.workspace.images, record)
         return True
 
     def make(self, run: CellRun) -> Image:

@@ -38,7 +38,7 @@ def pack_layers(
     session: Session,
     token: CancelToken | None = None,
 ) -> tuple[Packed, ...]:
-    """Return the blobs of layers, after fetching wheels and packing what is missing.
+    """Return the records of layers, after packing those that were never packed.
 
     Raises:
         StoppedError: `token` was cancelled meanwhile.
@@ -49,19 +49,27 @@ def pack_layers(
     packed = {layer.name: find_packed(layer.name, compression, workspace) for layer in layers}
     for wheel in (wheel for layer in layers for wheel in layer.wheels):
         mark_used(workspace.wheel(wheel.sha256, wheel.filename).parent)
-    missing = sorted((layer for layer in layers if packed[layer.name] is None), key=lambda layer: -layer.size)
+    missing = [layer for layer in layers if packed[layer.name] is None]
     if missing:
-        packed |= _pack_missing(missing, compiler, cell, session, token)
+        packed |= pack_missing(missing, compiler, cell, session, token)
     return tuple(found for layer in layers if (found := packed[layer.name]))
 
 
-def _pack_missing(
-    missing: Sequence[LayerSource],
+def pack_missing(
+    layers: Sequence[LayerSource],
     compiler: Compiler | None,
     cell: str,
     session: Session,
-    token: CancelToken | None,
+    token: CancelToken | None = None,
 ) -> dict[str, Packed]:
+    """Fetch the wheels of layers and pack those without a blob; return the records of all by the layers' names.
+
+    Raises:
+        StoppedError: `token` was cancelled meanwhile.
+        NetworkError, IntegrityError, ModelError, BuildError: a content cannot be fetched, is damaged or missing.
+        DiskError: the disk is full or cannot be written.
+    """
+    missing = sorted(layers, key=lambda layer: -layer.size)
     total = float(sum(layer.size for layer in missing))
     with (
         session.console.task(f"{cell}: packing {len(missing)} layers", total, unit="B") as task,

@@ -14,7 +14,7 @@ from builder.host.concurrency import Progress, map_with_progress
 from builder.host.file_locks import scratch
 from builder.host.files import atomic_folder, disk_errors
 from builder.image.layers.layer import LayerWork, ModelLayer
-from builder.image.oci.layout import layer_content
+from builder.image.oci.layout import is_present, layer_content
 from builder.image.oci.pack import find_packed
 from builder.image.wheels.bytecode import bytecode_pool
 from builder.model.images import EPOCH
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from builder.image.layers.cell_layers import CellLayers
     from builder.image.layers.layer import LayerSource
     from builder.image.wheels.bytecode import BytecodePool
+    from builder.model.images import Descriptor
 
 _AT_ONCE = 4
 # Failures of a hard link: another file system, one without them, no more of them, or another owner's file.
@@ -43,8 +44,8 @@ def make_folders(layers: CellLayers, target: Path, cell: str, session: Session) 
     """
     missing = [layer for layer in layers.all if not (target / layer.name).is_dir()]
     total = float(sum(layer.size for layer in missing))
-    compression, workspace = session.config.layers, session.workspace
-    unpacked = [layer for layer in missing if not find_packed(layer.name, compression, workspace)]
+    workspace = session.workspace
+    unpacked = [layer for layer in missing if not _blob(layer, session)]
     fetch(list({wheel.sha256: wheel for layer in unpacked for wheel in layer.wheels}.values()), session)
     with (
         session.console.task(f"{cell}: making {len(missing)} folders", total, unit="B") as task,
@@ -67,10 +68,14 @@ def _blocks(
     layer: LayerSource, pool: BytecodePool | None, folder: Path, progress: Progress, session: Session
 ) -> Iterator[bytes]:
     """Yield the tar of a layer, from its blob if it is packed."""
-    packed = find_packed(layer.name, session.config.layers, session.workspace)
-    if packed:
-        return layer_content(packed.blob, session.workspace.images)
+    if packed := _blob(layer, session):
+        return layer_content(packed, session.workspace.images)
     return tarball.blocks(layer.segments(LayerWork(pool=pool, scratch=folder, advance=progress.advance)))
+
+
+def _blob(layer: LayerSource, session: Session) -> Descriptor | None:
+    packed = find_packed(layer.name, session.config.layers, session.workspace)
+    return packed.blob if packed and is_present(session.workspace.images, packed.blob) else None
 
 
 def extract(blocks: Iterable[bytes], folder: Path) -> None:

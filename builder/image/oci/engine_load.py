@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests import RequestException
 
-from builder.errors import EngineError, IntegrityError
+from builder.errors import EngineError
 from builder.host.engine.container import forget_tag
 from builder.host.engine.temporary import SMOKE, tags_left, temporary_tag
 from builder.host.process import signals_deferred
-from builder.image.oci.layout import blob, damaged_blobs, find_corruption, image_blobs, open_blob
+from builder.image.oci.layout import absence, absent_blobs, blob, find_corruption, image_blobs, open_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from builder.host.console import Console, Task
     from builder.host.engine.docker import Engine
+    from builder.image.oci.layout import MakeBlobs
     from builder.model.images import Descriptor, Image
 
 _BLOCK = 1 << 20
@@ -44,6 +45,11 @@ class EngineBlobs:
     present: frozenset[str] = frozenset()
     uncompressed: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """The digests of all these layers."""
+        return self.present.union(self.uncompressed)
+
 
 @contextmanager
 def loaded(
@@ -54,11 +60,12 @@ def loaded(
     *,
     keep_as: str | None = None,
     blobs: EngineBlobs | None = None,
+    make: MakeBlobs | None = None,
 ) -> Iterator[str]:
     """Load the image if the engine lacks it; give the engine's reference to it.
 
     A loaded image is deleted at the end; with `keep_as` it stays under that name if the block succeeds. `blobs` are
-    layers that the layout lacks.
+    layers that the layout lacks, and `make` makes missing blobs by their digests.
 
     Raises:
         EngineError: the engine could not load or tag the image.
@@ -68,7 +75,7 @@ def loaded(
         # An image of a killed process may lack layers.
         _forget_abandoned(client)
         present = reference_of(client, image)
-        reference = present or _load(client, image, layout, console, blobs or EngineBlobs())
+        reference = present or _load(client, image, layout, console, blobs or EngineBlobs(), make)
         try:
             yield reference
             if keep_as:
@@ -99,24 +106,41 @@ def reference_of(client: DockerClient, image: Image) -> str | None:
     return None
 
 
-def _load(client: DockerClient, image: Image, layout: Path, console: Console, blobs: EngineBlobs) -> str:
-    absent = {*blobs.present, *blobs.uncompressed}
-    lost = [path for path in damaged_blobs(layout, image) if f"sha256:{path.name}" not in absent]
-    if lost:
-        hint = "build it again: `jbuild build RECIPE --force`"
-        raise IntegrityError("a cached blob is missing or truncated", where=str(lost[0]), hint=hint)
+def _load(
+    client: DockerClient, image: Image, layout: Path, console: Console, blobs: EngineBlobs, make: MakeBlobs | None
+) -> str:
     # The tag names the process, so that jbuild processes do not remove each other's images.
     name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
-    layers = _layers_in_use(client, layout)
-    if layers and not _send(client, image, layout, name, console, replace(blobs, present=blobs.present | layers)):
-        return name
+    if layers := _layers_in_use(client, layout):
+        some = replace(blobs, present=blobs.present | layers)
+        _provide(image, layout, some, make)
+        if not _send(client, image, layout, name, console, some):
+            return name
+    _provide(image, layout, blobs, make)
     reason = _send(client, image, layout, name, console, blobs)
     if reason:
         # A damaged blob explains a refusal.
-        sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in absent)
+        sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in blobs.digests)
         changed = next(filter(None, (find_corruption(layout, digest) for digest in sent)), None)
         raise changed or _not_taken(reason, name)
     return name
+
+
+def _provide(image: Image, layout: Path, blobs: EngineBlobs, make: MakeBlobs | None) -> None:
+    """Let `make` make the blobs that must be sent and are missing.
+
+    Raises:
+        IntegrityError: one is missing or truncated.
+    """
+
+    def lost() -> set[str]:
+        return {blob.digest for blob in absent_blobs(layout, image)} - blobs.digests
+
+    if (gone := lost()) and make:
+        make(gone)
+        gone = lost()
+    if gone:
+        raise absence(layout, min(gone))
 
 
 def _send(

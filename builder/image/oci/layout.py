@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 from builder.errors import BuildError, IntegrityError
 from builder.host.files import disk_errors, mark_used, move, sha256_of_rest, write_bytes
@@ -14,9 +14,11 @@ from builder.image.oci import virtual_blob
 from builder.model.images import Descriptor, Image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
+# Makes the blobs with some digests where they are missing, as far as it can.
+MakeBlobs: TypeAlias = "Callable[[Collection[str]], object]"
 _BLOCK = 1 << 20
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -145,14 +147,20 @@ def image_blobs(image: Image) -> tuple[Descriptor, ...]:
 
 def is_whole(layout: Path, image: Image) -> bool:
     """Return whether all blobs of an image exist with the right size."""
-    return not damaged_blobs(layout, image)
+    return not absent_blobs(layout, image)
 
 
-def damaged_blobs(layout: Path, image: Image) -> tuple[Path, ...]:
-    """Return the files of an image's blobs that are missing or have the wrong size."""
-    return tuple(
-        blob(layout, descriptor.digest) for descriptor in image_blobs(image) if not is_present(layout, descriptor)
-    )
+def absent_blobs(layout: Path, image: Image) -> tuple[Descriptor, ...]:
+    """Return the blobs of an image that are missing or have the wrong size."""
+    return tuple(descriptor for descriptor in image_blobs(image) if not is_present(layout, descriptor))
+
+
+def absence(layout: Path, digest: str) -> IntegrityError:
+    """Return the error about a blob that is missing or has the wrong size."""
+    path = blob(layout, digest)
+    state = "damaged" if path.is_file() else "missing"
+    hint = "build it again: `jbuild build RECIPE --force`"
+    return IntegrityError(f"the image's blob {digest} is {state} in the cache", where=str(path), hint=hint)
 
 
 def find_corruption(layout: Path, digest: str) -> IntegrityError | None:

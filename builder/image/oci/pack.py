@@ -66,7 +66,7 @@ def pack_layer(
     check: Callable[[], object],
     threads: int = 1,
 ) -> Packed:
-    """Return the blob of a layer, whose name identifies its content, packing it if it is missing.
+    """Return the record of a layer, whose name identifies its content, packing it if its blob is missing.
 
     `check` is called between blocks; it may raise to end the work. If the files of a model do not compress, the blob is
     virtual and refers to them (`virtual_blob`). `threads` compress.
@@ -80,7 +80,7 @@ def pack_layer(
     # Cells that share a layer may build at the same time.
     with workspace.file_lock(f"pack-{key[:16]}"):
         cached = find_packed(layer.name, compression, workspace)
-        if cached:
+        if cached and is_present(workspace.images, cached.blob):
             work.advance(layer.size)
             return cached
         try:
@@ -97,13 +97,12 @@ def pack_layer(
 
 
 def find_packed(name: str, compression: LayerCompression, workspace: Workspace) -> Packed | None:
-    """Return the blob of a layer if it was packed already, or else None."""
+    """Return the record of a layer if it was packed already, or else None; the blob may have left the cache."""
     key = _key(name, compression)
     packed = records.read(workspace.packed(key), key, Packed)
-    if packed is None or not is_present(workspace.images, packed.blob):
-        return None
-    mark_used(workspace.packed(key))
-    mark_blob_used(workspace.images, packed.blob.digest)
+    if packed:
+        mark_used(workspace.packed(key))
+        mark_blob_used(workspace.images, packed.blob.digest)
     return packed
 
 

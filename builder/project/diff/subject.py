@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import LockError, UsageError
 from builder.host import records
 from builder.host.toml.documents import printable, suggest
-from builder.image.oci.layout import blob, is_whole
+from builder.image.oci.layout import blob, is_present
 from builder.image.render.image_labels import slim_sizes
 from builder.lock import lockfile
 from builder.model import patterns
@@ -105,7 +105,7 @@ def _built(lock: Lock, session: Session) -> dict[str, Any]:
     if not _are_names(lock.recipe, lock.cell):
         return {}
     image = CellRecords(session.workspace.cell(lock.recipe, lock.cell)).image()
-    if image is None or not is_whole(session.workspace.images, image):
+    if image is None or not is_present(session.workspace.images, image.config):
         return {}
     built = of_layout(image.digest, session.workspace.images)
     # The image may be of another lock of this cell.

@@ -15,6 +15,7 @@ from builder.audit.base_image import streamed
 from builder.audit.byte_source import MalformedError
 from builder.errors import IntegrityError
 from builder.image.build.system_pins import pinned, pinned_base
+from builder.image.layers.layer_blobs import LayerBlobs
 from builder.image.oci.layout import find_corruption, is_present, open_blob
 from builder.publish.bill.debian_packages import installed
 from builder.publish.bill.layer_texts import layer_texts
@@ -69,19 +70,19 @@ def system_contents(job: Job, lock: Lock, plan: Plan, image: Image, session: Ses
     Raises:
         JbuildError: a layer is missing, or cannot be read.
     """
-    read = _LayerReader(job, lock, session)
+    read = _LayerReader(job, lock, plan, session)
     return contents_of([(layer.digest, read.texts(layer)) for layer in _foreign_layers(plan, image)])
 
 
 def wheel_texts(job: Job, lock: Lock, plan: Plan, image: Image, session: Session) -> dict[str, str]:
     """Return the texts of the layers with wheels, as far as they can be read: METADATA and bills, by path."""
-    read = _LayerReader(job, lock, session)
+    read = _LayerReader(job, lock, plan, session)
     below = len(image.layers) - len(plan.layers) if plan.system is not None else 0
-    texts = []
+    texts, missing = [], LayerBlobs(job=job, lock=lock, plan=plan, session=session).missing(image)
     for layer in image.layers[max(below, 0) :]:
         # A wheel without METADATA is named in the bill's flaws.
         with suppress(IntegrityError, OSError):
-            texts += [read.texts(layer)] if is_present(session.workspace.images, layer) else []
+            texts += [read.texts(layer)] if layer.digest not in missing else []
     return merged(texts)
 
 
@@ -97,8 +98,9 @@ def _foreign_layers(plan: Plan, image: Image) -> Sequence[Descriptor]:
 class _LayerReader:
     """Reads the layers of a cell's image."""
 
-    def __init__(self, job: Job, lock: Lock, session: Session) -> None:
+    def __init__(self, job: Job, lock: Lock, plan: Plan, session: Session) -> None:
         self._job, self._lock, self._session = job, lock, session
+        self._blobs = LayerBlobs(job=job, lock=lock, plan=plan, session=session)
 
     def texts(self, layer: Descriptor) -> LayerTexts:
         try:
@@ -113,6 +115,7 @@ class _LayerReader:
     @contextmanager
     def _opened(self, layer: Descriptor) -> Iterator[IO[bytes]]:
         layout = self._session.workspace.images
+        self._blobs.make([layer.digest])
         if is_present(layout, layer):
             if corruption := find_corruption(layout, layer.digest):
                 raise corruption

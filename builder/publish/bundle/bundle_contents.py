@@ -68,10 +68,11 @@ def bundle_contents(job: Job, session: Session, options: BundleOptions) -> Bundl
         hint = f"run `jbuild build {job.recipe.name} --cell {job.cell.id}`"
         raise UsageError("this cell has not been built on this machine", where=job.name, hint=hint)
     since = earlier_image(options.since, job, session) if options.since else None
-    source = source_of(image, cell.publication(), session)
+    source = source_of(job, image, session)
     with session.console.task("collecting the evidence", unit="documents"):
         evidence = cell_evidence(job, image, verdict, session)
     missing = tuple({layer.digest: layer for layer in image.layers if since and layer.digest in since.blobs}.values())
+    source.provide({blob.digest for blob in source.blobs} - {layer.digest for layer in missing})
     bundle = Bundle(
         format=BUNDLE_FORMAT,
         jbuild=__version__,
