@@ -27,13 +27,7 @@ sys.path.insert(0, str(CHECKOUT))
 from second_engine import SecondEngine, running_engine
 from servers import Registry, running_registry
 
-from builder.host import config, records
-from builder.host.console import Console
 from builder.host.paths import Workspace, cache_folder
-from builder.model.images import Image
-from builder.model.recipes import TagRule
-from builder.publish.image_source import from_layout
-from builder.publish.push import PublishOptions, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,25 +110,29 @@ tags = ["{{cell}}"]
 
     def timed(self, argv: list[str], folder: Path, **environment: str) -> float:
         """Run a program to its end and return the seconds."""
+        return self._run(argv, folder, **environment)[0]
+
+    def _run(self, argv: list[str], folder: Path, **environment: str) -> tuple[float, str]:
+        """Run a program to its end and return the seconds and its output."""
         start = time.monotonic()
         variables = installed({**os.environ, **self.environment, **environment})
         done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return time.monotonic() - start
+        return time.monotonic() - start, done.stdout
 
     def push(self, cell: str) -> tuple[float, int]:
-        """Push a built cell, and return the seconds and the uploaded bytes."""
-        path = self.workspace.cell(RECIPE, cell).record("build")
-        image = records.read(path, None, Image)
-        if image is None:
-            raise SystemExit(f"{path} is not a record of an image")
-        start = time.monotonic()
-        source = from_layout(image, self.workspace.images)
-        options = PublishOptions(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
-        target = f"{self.registry.host}/ours"
-        outcome = publish(source, (target,), options, config=config.Config(), console=Console(quiet=True))
-        return time.monotonic() - start, sum(registry.bytes_sent for registry in outcome.registries)
+        """Push a built cell, and return the seconds and the uploaded bytes; without a verdict, `promote` copies it."""
+        argv = [sys.executable, "-m", "builder", "promote", RECIPE, "--cell", cell, "--json"]
+        seconds, printed = self._run([*argv, "--to", f"{self.registry.host}/ours"], self.project)
+        (publication,) = json.loads(printed)["publications"]
+        return seconds, sum(registry["bytes_sent"] for registry in publication["registries"])
+
+    def stored(self) -> int:
+        """Return the bytes of images and their records in the cache."""
+        folders = (self.workspace.images, self.workspace.packed("00").parent.parent, self.workspace.system("0").parent)
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files)
 
     def lock(self, cell: str) -> dict[str, Any]:
         """Return the wheels of a cell's lock: file name, sha256 and size by distribution."""

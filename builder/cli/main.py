@@ -96,14 +96,22 @@ def main() -> NoReturn:
 
 
 def _help_of(error: click.ClickException) -> str:
-    if isinstance(error, click.UsageError) and error.ctx:
-        path = error.ctx.command_path
-    else:
-        # For an option without its value, click does not name the verb.
-        names = {verb.name for verb in verbs()}
-        name = next((word for word in sys.argv[1:] if word in names), None)
-        path = f"jbuild {name}" if name else "jbuild"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    # For an option without its value, click has no context.
+    path = context.command_path if context else _path_of(sys.argv[1:])
     return f"`{path} --help` lists arguments and options"
+
+
+def _path_of(words: list[str]) -> str:
+    """Return the verb of a command line with the verbs above it, such as `jbuild cache prune`."""
+    command: click.Command | None = cli
+    path, context = ["jbuild"], click.Context(cli)
+    for word in words:
+        below = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if below:
+            command = below
+            path.append(word)
+    return " ".join(path)
 
 
 def _end_cleanly() -> None:

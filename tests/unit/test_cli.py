@@ -107,10 +107,14 @@ def test_an_unknown_option(jbuild: Any) -> None:
     assert "`jbuild list --help` lists arguments and options" in err
 
 
-def test_an_option_without_its_value_names_the_verbs_help(jbuild: Any) -> None:
-    code, out, err = jbuild("fit", "demo", "--board")
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [(("fit", "demo", "--board"), "fit"), (("cache", "prune", "--only"), "cache prune")],
+)
+def test_an_option_without_its_value_names_the_verbs_help(jbuild: Any, words: tuple[str, ...], verb: str) -> None:
+    code, out, err = jbuild(*words)
     assert (code, out) == (2, "")
-    assert "  next: `jbuild fit --help` lists arguments and options\n" in err
+    assert f"  next: `jbuild {verb} --help` lists arguments and options\n" in err
 
 
 def test_a_missing_argument_as_json(jbuild: Any) -> None:
