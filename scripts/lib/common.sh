@@ -8,6 +8,9 @@ ENGINE_SOCKET=$ENGINE_HOME/docker.sock
 # shellcheck disable=SC2034  # used by the other files
 ENGINE_RECORD=$ENGINE_HOME/engine.json
 
+# With this variable, every process of Python compiles all modules again: a second or two for each jbuild.
+unset PYTHONDONTWRITEBYTECODE
+
 # A message takes the place of the line that `show` wrote last; a log has no such lines.
 ERASE=''
 [[ ! -t 2 ]] || ERASE=$'\r\033[K'
