@@ -98,10 +98,11 @@ def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_
     """
     with in_use(session.workspace):
         results = _run_all(jobs, session, options, at_once)
-    passed = [result.run for result in results if result.error is None]
-    for name in options.stages:
-        if reached := [run for run in passed if name in run.stages]:
-            stage_of(name).clean_up(reached)
+    # The next run of a cell that failed may need what the others no longer do.
+    if not any(result.error for result in results):
+        for name in options.stages:
+            if reached := [result.run for result in results if name in result.run.stages]:
+                stage_of(name).clean_up(reached)
     return results
 
 

@@ -87,7 +87,7 @@ class Stage(Protocol[_T]):
         del runs
 
     def clean_up(self, runs: Sequence[CellRun]) -> None:
-        """Free what is no longer needed, after all cells of a command; `runs` are those that passed this stage.
+        """Free what is no longer needed, after all cells of a command have passed; `runs` are those with this stage.
 
         Raises:
             JbuildError: it could not be freed.

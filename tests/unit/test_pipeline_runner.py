@@ -15,13 +15,13 @@ from builder.jetson.advisories import SYMPTOMS
 from builder.model.audits import Audit, Finding
 from builder.model.locks import Locked
 from builder.pipeline import runner
-from builder.pipeline.cell import CellRecords
+from builder.pipeline.cell import CellRecords, start
 from builder.pipeline.order import STAGES, RunOptions
 from builder.pipeline.runner import bring_up_to_date, preview
 from builder.pipeline.stage import Stage, stage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from builder.host.session import Session
     from builder.pipeline.cell import CellRun
@@ -105,6 +105,25 @@ def test_a_preview_tells_which_stage_failed_and_runs_nothing(session: Session, m
     assert [step.state for step in steps] == ["unchanged", "failed", "run"]
     assert steps[1].why == "undefined-symbol: x 1: x.so lacks y"
     assert audit.runs == 1
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_stages_clean_up_after_all_cells_unless_one_has_failed(
+    session: Session, monkeypatch: pytest.MonkeyPatch, failing: bool
+) -> None:
+    cleaned: list[tuple[str, int]] = []
+
+    class Cleaning(FailingAudit):
+        def clean_up(self, runs: Sequence[CellRun]) -> None:
+            cleaned.append((self.name, len(runs)))
+
+    errors = iter([None, AuditError("no") if failing else None])
+    monkeypatch.setattr(runner, "stage_of", lambda _: Cleaning())
+    monkeypatch.setattr(
+        runner, "run_cell", lambda job, *_: runner.CellResult(run=start(job, session), error=next(errors))
+    )
+    runner.run_cells([make_job(), make_job()], session, RunOptions(until="lock"))
+    assert cleaned == ([] if failing else [("audit", 2)])
 
 
 def test_a_record_that_no_stage_has_made_is_a_bug(session: Session) -> None:

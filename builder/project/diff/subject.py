@@ -105,9 +105,10 @@ def _built(lock: Lock, session: Session) -> dict[str, Any]:
     if not _are_names(lock.recipe, lock.cell):
         return {}
     image = CellRecords(session.workspace.cell(lock.recipe, lock.cell)).image()
-    if image is None or not is_present(session.workspace.images, image.config):
+    layout = session.workspace.images
+    if image is None or not all(is_present(layout, part) for part in (image.manifest, image.config)):
         return {}
-    built = of_layout(image.digest, session.workspace.images)
+    built = of_layout(image.digest, layout)
     # The image may be of another lock of this cell.
     return built.fields if built.labels.get("io.jbuild.lock") == lockfile.content(lock) else {}
 
