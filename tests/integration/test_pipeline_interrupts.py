@@ -191,6 +191,7 @@ def kill(project: Project, running: Running) -> int:
     return done.process
 
 
+@pytest.mark.alone
 def test_killed_while_packing(make_project: Callable[..., Project], index: Index, tmp_path: Path) -> None:
     project = make_project(index=index.host, cache=tmp_path / "cache", packages={"requires": ["vllm=={vllm}", "bulky"]})
     running = project.start("build", project.name)
@@ -202,6 +203,7 @@ def test_killed_while_packing(make_project: Callable[..., Project], index: Index
     assert project.half_written() == []
 
 
+@pytest.mark.alone
 def test_killed_while_building(finished: Project) -> None:
     pause = f"{5 + time.time() % 1:.6f}"
     finished.override('{% block runtime %}\nRUN ["sleep", "' + pause + '"]\n{{ super() }}{% endblock %}\n')
@@ -215,6 +217,7 @@ def test_killed_while_building(finished: Project) -> None:
     assert finished.half_written() == []
 
 
+@pytest.mark.alone
 def test_killed_while_smoking(finished: Project) -> None:
     finished.misbehave("never-ready")
     (finished.cell / "smoke.log").unlink()
@@ -230,6 +233,7 @@ def test_killed_while_smoking(finished: Project) -> None:
     nothing_runs(finished)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "verb",
     [
@@ -260,6 +264,7 @@ def test_what_a_killed_smoke_run_left_goes_without_another_smoke_run(finished: P
         assert done.ran() == []
 
 
+@pytest.mark.alone
 def test_what_a_live_run_has_stays_while_others_run(finished: Project) -> None:
     finished.misbehave("never-ready")
     (finished.cell / "smoke.log").unlink()
