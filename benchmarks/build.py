@@ -181,6 +181,7 @@ def ours(
     seconds = shop.jbuild("build", "--locked", "--cell", _CELL)
     figures.stored["built"] = shop.stored()
     figures.add("jbuild cold", seconds + shop.push(_CELL)[0])
+    shop.drop()
     figures.stored["pushed"] = shop.stored()
     figures.stored["wheels"] = sum(wheel.size or 0 for wheel in wheels.values())
     figures.add("jbuild unchanged", shop.jbuild("build", "--locked"))

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from measure import installed
 from sections import CHECKOUT
@@ -27,10 +27,18 @@ sys.path.insert(0, str(CHECKOUT))
 from second_engine import SecondEngine, running_engine
 from servers import Registry, running_registry
 
+from builder.host import config, records
+from builder.host.console import Console
 from builder.host.paths import Workspace, cache_folder
+from builder.model.images import Image
+from builder.model.recipes import TagRule
+from builder.publish.image_source import from_layout
+from builder.publish.push import PublishOptions, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from builder.image.layers.layer_blobs import LayerBlobs
 
 BASE = "docker.io/library/debian:bookworm-slim"
 _MIRROR = "stand-in/debian"
@@ -39,6 +47,16 @@ RECIPE = "bench"
 Weights = Literal["noise", "bf16"]
 # The typical standard deviation of a model's weights.
 _SPREAD = 0.02
+
+
+class _Published:
+    """Layers that an earlier push removed from the cache: the registry has them, so that nobody opens them."""
+
+    def missing(self, _: Image) -> frozenset[str]:
+        return frozenset()
+
+    def make(self, _: object) -> None:
+        pass
 
 
 @dataclass(kw_only=True)
@@ -110,29 +128,39 @@ tags = ["{{cell}}"]
 
     def timed(self, argv: list[str], folder: Path, **environment: str) -> float:
         """Run a program to its end and return the seconds."""
-        return self._run(argv, folder, **environment)[0]
-
-    def _run(self, argv: list[str], folder: Path, **environment: str) -> tuple[float, str]:
-        """Run a program to its end and return the seconds and its output."""
         start = time.monotonic()
         variables = installed({**os.environ, **self.environment, **environment})
         done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return time.monotonic() - start, done.stdout
+        return time.monotonic() - start
 
     def push(self, cell: str) -> tuple[float, int]:
-        """Push a built cell, and return the seconds and the uploaded bytes; without a verdict, `promote` copies it."""
-        argv = [sys.executable, "-m", "builder", "promote", RECIPE, "--cell", cell, "--json"]
-        seconds, printed = self._run([*argv, "--to", f"{self.registry.host}/ours"], self.project)
-        (publication,) = json.loads(printed)["publications"]
-        return seconds, sum(registry["bytes_sent"] for registry in publication["registries"])
+        """Push a built cell as `recipe --push` does after the build, and return the seconds and the uploaded bytes."""
+        path = self.workspace.cell(RECIPE, cell).record("build")
+        image = records.read(path, None, Image)
+        if image is None:
+            raise SystemExit(f"{path} is not a record of an image")
+        start = time.monotonic()
+        source = from_layout(image, self.workspace.images, cast("LayerBlobs", _Published()))
+        options = PublishOptions(repository="jbuild", tags=(TagRule(name=cell),), building_block=True)
+        target = f"{self.registry.host}/ours"
+        outcome = publish(source, (target,), options, config=config.Config(), console=Console(quiet=True))
+        return time.monotonic() - start, sum(registry.bytes_sent for registry in outcome.registries)
+
+    def drop(self) -> None:
+        """Remove the layers that the registry has from the cache, as every push does: this one sends nothing more."""
+        self.jbuild("promote", "--to", f"{self.registry.host}/ours")
 
     def stored(self) -> int:
         """Return the bytes of images and their records in the cache."""
-        folders = (self.workspace.images, self.workspace.packed("00").parent.parent, self.workspace.system("0").parent)
-        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        return sum(path.stat().st_size for path in files)
+        files = (path for folder in (self.workspace.images, *self._records) for path in folder.rglob("*"))
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    @property
+    def _records(self) -> tuple[Path, Path]:
+        """The folders of the records of packed layers and of system images."""
+        return self.workspace.packed("00").parent.parent, self.workspace.system("0").parent
 
     def lock(self, cell: str) -> dict[str, Any]:
         """Return the wheels of a cell's lock: file name, sha256 and size by distribution."""
@@ -143,7 +171,7 @@ tags = ["{{cell}}"]
 
     def cold(self) -> None:
         """Start over with a new engine, without rendered files, images and pushed images."""
-        self._move_away(self.workspace.images, self.project / "build")
+        self._move_away(self.workspace.images, self.project / "build", *self._records)
         self.engine.signal(signal.SIGKILL)
         self._empty(self.engine.folder / "data")
         self.engine = self.engines.enter_context(running_engine())

@@ -247,7 +247,9 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     text, kind = os.environ[variable], field.type.schema()["type"]
     value: Any = text.split() if kind == "array" else text
     if kind == "boolean":
-        value = {"true": True, "false": False}.get(text.lower(), text)
+        value = {"true": True, "false": False}.get(text.lower())
+        if value is None:
+            raise RecipeError(f"{variable}: must be true or false", where=text, hint=f"unset {variable} or correct it")
     if kind in ("number", "integer"):
         with suppress(ValueError):
             value = float(text) if kind == "number" else int(text)
@@ -312,7 +314,7 @@ _CONFIG = TableDeclaration[dict[str, Any]](
     Field(
         "publish.keep-layers",
         boolean(),
-        "Whether published layers stay in the cache. Default: only the wheels and models that they consist of.",
+        "Whether layers stay in the cache after a push. Default: jbuild removes them, and can pack them again.",
         "keep_layers",
     ),
     Field("publish.cosign-key", _FILE, "Private key that signs published images."),

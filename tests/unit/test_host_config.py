@@ -255,7 +255,7 @@ def test_recipes_stand_between_the_environment_and_the_command_line() -> None:
     [
         ("JBUILD_PUBLISH_COMPRESSION", "gzip", "compression", "gzip"),
         ("JBUILD_PUBLISH_COMPRESSION_LEVEL", "3", "layers", LayerCompression("zstd", 3)),
-        ("JBUILD_PUBLISH_KEEP_LAYERS", "true", "keep_layers", True),
+        ("JBUILD_PUBLISH_KEEP_LAYERS", "True", "keep_layers", True),
         ("JBUILD_PUBLISH_INSECURE", "a:1 b:2", "insecure_registries", ("a:1", "b:2")),
         ("JBUILD_BUILD_BUILDER", "far", "builders", ("far",)),
         ("JBUILD_BUILD_BUILDERS", "a b", "builders", ("a", "b")),
@@ -280,7 +280,7 @@ def test_every_single_setting_has_a_variable(
     [
         ("JBUILD_PUBLISH_COMPRESSION", "xz", "`xz` is not zstd or gzip"),
         ("JBUILD_PUBLISH_REGISTRIES", "ok https://x", "`https://x` is not a registry such as host:5000/team"),
-        ("JBUILD_PUBLISH_KEEP_LAYERS", "yes", "must be true or false, not a string"),
+        ("JBUILD_PUBLISH_KEEP_LAYERS", "yes", "must be true or false"),
         ("JBUILD_BUILD_SILENT_S", "1", "1.0 is out of bounds"),
         ("JBUILD_BUILD_SILENT_S", "long", "must be a number, not a string"),
         ("JBUILD_NETWORK_CA_BUNDLE", "/no/such/file", "no such file: /no/such/file"),

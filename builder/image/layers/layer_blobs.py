@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from builder.errors import IntegrityError
 from builder.host.file_locks import alone
 from builder.host.files import disk_errors
-from builder.host.units import size_of
+from builder.host.units import count_of, size_of
 from builder.image.oci.layout import absent_blobs, blob, is_present
 from builder.image.oci.pack import find_packed
 
@@ -80,6 +80,9 @@ class LayerBlobs:
         job, lock, session = self.job, self.lock, self.session
         compiler = find_compiler(lock.platform.python, lock.compiler, session.workspace.interpreters)
         layers = [layer for layer in cell_layers(job, lock, compiler, session).all if layer.name in gone]
+        session.console.say(
+            f"{job.cell.id}: packing {count_of(len(layers), 'layer')} again: an earlier push removed them"
+        )
         if any(isinstance(layer, ModelLayer) for layer in layers):
             for model in lock.models:
                 fetch_model(model, job.recipe.path.parent, session)
@@ -110,8 +113,8 @@ def drop_published(plans: Iterable[Plan], session: Session) -> None:
         freed = sum(_drop(name, session) for name in names)
     if freed:
         session.console.say(
-            f"removed {size_of(freed)} of packed layers from the cache: registries have them, and jbuild can pack "
-            "them again"
+            f"removed {size_of(freed)} of pushed layers from the cache; a command that needs them packs them again "
+            "(`keep-layers = true` under [publish] keeps them)"
         )
 
 
