@@ -98,7 +98,7 @@ def run_cells(jobs: Sequence[Job], session: Session, options: RunOptions, *, at_
     """
     with in_use(session.workspace):
         results = _run_all(jobs, session, options, at_once)
-    # The next run of a cell that failed may need what the others no longer do.
+    # After a failure, the next run of that cell may need files that the other cells no longer need.
     if not any(result.error for result in results):
         for name in options.stages:
             if reached := [result.run for result in results if name in result.run.stages]:

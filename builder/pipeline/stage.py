@@ -87,10 +87,12 @@ class Stage(Protocol[_T]):
         del runs
 
     def clean_up(self, runs: Sequence[CellRun]) -> None:
-        """Free what is no longer needed, after all cells of a command have passed; `runs` are those with this stage.
+        """Remove files that this stage no longer needs. The runner calls it once, after all cells have passed.
+
+        `runs` are the cells that have this stage.
 
         Raises:
-            JbuildError: it could not be freed.
+            JbuildError: a file cannot be removed.
         """
         del runs
 

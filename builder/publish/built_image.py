@@ -18,10 +18,10 @@ from builder.remote.registry.base_lookup import connect_in
 from builder.remote.registry.reference import Reference
 
 if TYPE_CHECKING:
-    from builder.host.paths import CellFolder
     from builder.host.session import Session
     from builder.model.images import Image, Plan
     from builder.model.locks import Job, Lock
+    from builder.model.publications import Publication
     from builder.model.verdicts import Verdict
 
 
@@ -33,21 +33,20 @@ def source_of(job: Job, image: Image, session: Session) -> ImageSource:
         IntegrityError: the layout does not hold the image, and it was not pushed.
         RegistryError: the registry does not have it, or does not answer.
     """
-    folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    publication = CellRecords(folder).publication()
-    registries = publication.registries if publication and publication.digest == image.digest else ()
+    publication = CellRecords(session.workspace.cell(job.recipe.name, job.cell.id)).publication()
+    pushed = publication is not None and publication.digest == image.digest
+    origins = published_in(publication)
     built = _built_from(job, image, session)
     of_cell = LayerBlobs(job=job, lock=built[0], plan=built[1], session=session) if built else None
     in_cache = not of_cell.missing(image) if of_cell else is_whole(session.workspace.images, image)
-    if registries and not in_cache:
-        reference = Reference.parse(registries[0].repository).at(image.digest)
+    if pushed and origins and not in_cache:
+        reference = origins[0].at(image.digest)
         return from_registry(connect_in(session, reference), reference)
-    return from_layout(image, session.workspace.images, of_cell, published_in(folder))
+    return from_layout(image, session.workspace.images, of_cell, origins)
 
 
-def published_in(folder: CellFolder) -> tuple[Reference, ...]:
+def published_in(publication: Publication | None) -> tuple[Reference, ...]:
     """Return the repositories of a cell's last push; most layers of its next image are there already."""
-    publication = CellRecords(folder).publication()
     return tuple(Reference.parse(registry.repository) for registry in publication.registries) if publication else ()
 
 

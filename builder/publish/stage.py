@@ -15,6 +15,7 @@ from builder.model.builds import BuiltWheels
 from builder.model.images import Plan
 from builder.model.publications import Publication
 from builder.model.verdicts import Verdict
+from builder.pipeline.cell import CellRecords
 from builder.pipeline.stage import Stage
 from builder.publish.built_image import published_in
 from builder.publish.evidence import Evidence, evidence
@@ -70,7 +71,9 @@ class _PushStage(Stage[Publication]):
             force_tags=run.options.force_tags,
             evidence=evidence(run, signing.signer(session.config, session.workspace)) if spec.attach else Evidence(),
         )
-        source = from_layout(run.image, session.workspace.images, blobs_of(run), published_in(run.folder))
+        source = from_layout(
+            run.image, session.workspace.images, blobs_of(run), published_in(CellRecords(run.folder).publication())
+        )
         publication = publish(source, _targets(run), wish, config=session.config, console=session.console)
         _share_cubins(run)
         _share_wheels(run)
@@ -78,7 +81,7 @@ class _PushStage(Stage[Publication]):
 
     def clean_up(self, runs: Sequence[CellRun]) -> None:
         """Remove the blobs of published layers from the cache."""
-        drop_published([run.plan for run in runs if run.find(Publication)], runs[0].session)
+        drop_published([run.plan for run in runs], runs[0].session)
 
 
 STAGE = _PushStage()

@@ -64,6 +64,7 @@ class _SmokeStage(Stage[Verdict]):
             before = find_verdict(workspace, image.digest, reached, question)
             before = before if before and not needs_warm_image(run, before) else None
         run.on_step("loading the image into the engine")
+        # The image of a bundle has no plan, and all its blobs.
         make = blobs_of(run).make if run.find(Plan) else None
         with loaded(image, workspace.images, engine, console, keep_as=run.proven_name, make=make) as name:
             if before:

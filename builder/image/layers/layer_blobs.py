@@ -40,9 +40,10 @@ class LayerBlobs:
     _mutex: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def missing(self, image: Image) -> frozenset[str]:
-        """Return the digests of an image's blobs that are neither in the cache nor can be made."""
-        absent = {descriptor.digest for descriptor in absent_blobs(self.session.workspace.images, image)}
-        return frozenset(absent - {packed.blob.digest for packed in self._packed().values()} if absent else ())
+        """Return the digests of an image's blobs that are not in the cache and cannot be made."""
+        absent = frozenset(descriptor.digest for descriptor in absent_blobs(self.session.workspace.images, image))
+        # Usually none: then the records need not be read.
+        return absent.difference(packed.blob.digest for packed in self._packed().values()) if absent else absent
 
     def make(self, digests: Collection[str]) -> None:
         """Pack the layers again whose blobs have these digests and are not in the cache; skip other digests.
@@ -73,7 +74,6 @@ class LayerBlobs:
         # Slow to import, and an unchanged build does without.
         from builder.host.interpreters import find_compiler  # noqa: PLC0415
         from builder.image.layers.cell_layers import cell_layers  # noqa: PLC0415
-        from builder.image.layers.layer import ModelLayer  # noqa: PLC0415
         from builder.image.layers.pack_layers import pack_missing  # noqa: PLC0415
         from builder.models.fetch import fetch_model  # noqa: PLC0415
 
@@ -81,9 +81,9 @@ class LayerBlobs:
         compiler = find_compiler(lock.platform.python, lock.compiler, session.workspace.interpreters)
         layers = [layer for layer in cell_layers(job, lock, compiler, session).all if layer.name in gone]
         session.console.say(
-            f"{job.cell.id}: packing {count_of(len(layers), 'layer')} again: an earlier push removed them"
+            f"{job.cell.id}: packing {count_of(len(layers), 'layer')} again: the cache no longer has them"
         )
-        if any(isinstance(layer, ModelLayer) for layer in layers):
+        if any(layer.is_stored for layer in layers):
             for model in lock.models:
                 fetch_model(model, job.recipe.path.parent, session)
         for name, packed in pack_missing(layers, compiler, job.cell.id, session).items():
@@ -121,9 +121,11 @@ def drop_published(plans: Iterable[Plan], session: Session) -> None:
 def _drop(name: str, session: Session) -> int:
     """Remove the blob of a layer, and return the bytes that this frees."""
     packed = find_packed(name, session.config.layers, session.workspace)
-    path = blob(session.workspace.images, packed.blob.digest) if packed else None
+    if packed is None or packed.blob.size < _SMALL:
+        return 0
+    path = blob(session.workspace.images, packed.blob.digest)
     # A virtual blob has no file of its own.
-    if packed is None or path is None or packed.blob.size < _SMALL or not path.is_file():
+    if not path.is_file():
         return 0
     path.unlink()
     return packed.blob.size

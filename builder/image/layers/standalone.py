@@ -44,13 +44,12 @@ def make_folders(layers: CellLayers, target: Path, cell: str, session: Session) 
     """
     missing = [layer for layer in layers.all if not (target / layer.name).is_dir()]
     total = float(sum(layer.size for layer in missing))
-    workspace = session.workspace
     unpacked = [layer for layer in missing if not _blob(layer, session)]
     fetch(list({wheel.sha256: wheel for layer in unpacked for wheel in layer.wheels}.values()), session)
     with (
         session.console.task(f"{cell}: making {len(missing)} folders", total, unit="B") as task,
         disk_errors(target),
-        scratch(workspace.cache) as folder,
+        scratch(session.workspace.cache) as folder,
         bytecode_pool(layers.compiler) as pool,
     ):
 

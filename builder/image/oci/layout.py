@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
-# Makes the blobs with some digests where they are missing, as far as it can.
+# Makes missing blobs, given their digests; skips those that it cannot make.
 MakeBlobs: TypeAlias = "Callable[[Collection[str]], object]"
 _BLOCK = 1 << 20
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -78,7 +78,7 @@ def wheel_texts(job: Job, lock: Lock, plan: Plan, image: Image, session: Session
     """Return the texts of the layers with wheels, as far as they can be read: METADATA and bills, by path."""
     read = _LayerReader(job, lock, plan, session)
     below = len(image.layers) - len(plan.layers) if plan.system is not None else 0
-    texts, missing = [], LayerBlobs(job=job, lock=lock, plan=plan, session=session).missing(image)
+    texts, missing = [], read.blobs.missing(image)
     for layer in image.layers[max(below, 0) :]:
         # A wheel without METADATA is named in the bill's flaws.
         with suppress(IntegrityError, OSError):
@@ -100,7 +100,7 @@ class _LayerReader:
 
     def __init__(self, job: Job, lock: Lock, plan: Plan, session: Session) -> None:
         self._job, self._lock, self._session = job, lock, session
-        self._blobs = LayerBlobs(job=job, lock=lock, plan=plan, session=session)
+        self.blobs = LayerBlobs(job=job, lock=lock, plan=plan, session=session)
 
     def texts(self, layer: Descriptor) -> LayerTexts:
         try:
@@ -115,7 +115,7 @@ class _LayerReader:
     @contextmanager
     def _opened(self, layer: Descriptor) -> Iterator[IO[bytes]]:
         layout = self._session.workspace.images
-        self._blobs.make([layer.digest])
+        self.blobs.make([layer.digest])
         if is_present(layout, layer):
             if corruption := find_corruption(layout, layer.digest):
                 raise corruption
