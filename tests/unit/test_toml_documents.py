@@ -88,6 +88,28 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, mess
     assert problem.line == line or line is None
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ('a = [\n  "]",  # ]\n\n[server]\n', 4, "the list that begins in line 1 has no `]`"),
+        ('a = 1\nb = ["x",\nc = ["y"]\n', 3, "the list that begins in line 2 has no `]`"),
+        ('b = [\n  ["x"]\n  "y",\n]\n', 3, "the list that begins in line 1 has no `]`, or no comma"),
+        ("b = [", 1, None),
+        ("a = { b = 1,\n  c = 2\n}", 1, "write a table in braces in one line"),
+        ("a = [1]\nb = [2]]\n", 2, None),
+        ("[a\nb = 1\n", 1, None),
+    ],
+)
+def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: int, hint: str | None) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(DocumentError) as caught:
+        documents.read(path)
+    (problem,) = caught.value.problems
+    assert problem.line == line
+    assert (problem.hint or "").startswith(hint) if hint else problem.hint is None
+
+
 def test_absent_and_folder(tmp_path: Path) -> None:
     for path, message in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(DocumentError) as caught:

@@ -28,6 +28,10 @@ REQUIRED: Any = object()
 _Rule = tuple[str, str]
 Advice = Callable[[str], "str | None"]
 _ANY = ("(?s:.*)", "a string")
+# Brackets, and the strings and comments in which a bracket means nothing.
+_BRACKET = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]', re.DOTALL
+)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
 # How much of a line a mistake in the syntax shows.
@@ -143,12 +147,29 @@ def _syntax_problem(path: Path, text: str, reason: str) -> Problem:
     lines, at = text.splitlines(), re.search(r"at line (\d+), column (\d+)", reason)
     if at is None:
         # Truncated files fail at the end.
-        row, rest = len(text.rstrip().splitlines()), ""
+        row, rest, before = len(text.rstrip().splitlines()), "", lines
     else:
         row, column = int(at[1]), int(at[2])
-        rest = "".join(lines[row - 1 : row])[column - 1 :].strip()[:_EXCERPT]
+        line = "".join(lines[row - 1 : row])
+        rest, before = line[column - 1 :].strip()[:_EXCERPT], [*lines[: row - 1], line[: column - 1]]
     shown = f": `{printable(rest)}`" if rest else ""
-    return Problem(path=path, line=row, key="", message=f"not valid TOML: {printable(reason)}{shown}")
+    message = f"not valid TOML: {printable(reason)}{shown}"
+    return Problem(path=path, line=row, key="", message=message, hint=_unclosed(before, row, rest))
+
+
+def _unclosed(lines: list[str], row: int, rest: str) -> str | None:
+    """Return a hint at a bracket that is still open after these lines; the mistake in line `row` begins with `rest`."""
+    opened: list[tuple[int, str]] = []
+    text = "\n".join(lines)
+    for match in _BRACKET.finditer(text):
+        if match[0] in ("[", "{"):
+            opened.append((text.count("\n", 0, match.start()) + 1, match[0]))
+        elif match[0] in ("]", "}") and opened:
+            opened.pop()
+    if opened and opened[-1][1] == "{" and not rest:
+        return "write a table in braces in one line, without a comma after its last key"
+    lists = [number for number, bracket in opened if bracket == "[" and number < row]
+    return f"the list that begins in line {lists[-1]} has no `]`, or no comma after one of its items" if lists else None
 
 
 def _reason(error: OSError | ValueError) -> str:
