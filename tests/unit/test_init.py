@@ -289,6 +289,7 @@ def converse(folder: Path, *arguments: str, answers: list[tuple[str, str]]) -> s
 
 
 def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
+    (project / "models" / "tiny").mkdir(parents=True)
     said = converse(
         project,
         "init",
@@ -296,7 +297,7 @@ def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
             ("Board", "orin-nx-16"),
             ("L4T release", "36.4.7"),
             ("vLLM", ""),
-            ("Model", ""),
+            ("Model", "./models/tiny"),
             ("Registry", "127.0.0.1:5000/edge"),
             ("Name", "asked"),
         ],
@@ -305,3 +306,4 @@ def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
     recipe = load(project / "recipes" / "asked.toml")
     assert recipe.matrix.all_values()["l4t"] == ("36.4.7",)
     assert recipe.spec.publish.registries == ("127.0.0.1:5000/edge",)
+    assert recipe.spec.models[0].source == "../models/tiny"

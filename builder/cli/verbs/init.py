@@ -60,11 +60,11 @@ def command(name: str | None, board: str | None, as_json: bool, **values: str | 
         board = _ask_board(console)
     if board is None:
         raise UsageError("no board is given", hint=f"name one with --board: {', '.join(board_choices())}")
-    if values["model"]:
-        values["model"] = _from_recipes(values["model"], workspace)
     answers = Answers(board=board, name=name, **values)
     if asks:
         answers = _ask_rest(answers, console, workspace)
+    if answers.model:
+        answers = replace(answers, model=_from_recipes(answers.model, workspace))
     proposal = propose(answers, workspace.recipe_folders)
     path = write(proposal, workspace.project / "recipes")
     name, like = path.stem, proposal.like.name if proposal.like else None
