@@ -27,9 +27,20 @@ if TYPE_CHECKING:
     from builder.host.concurrency import Progress
     from builder.host.config import Config
     from builder.host.session import Session
+    from builder.model.locks import Job, Lock
     from builder.model.model_files import LockedModel
     from builder.remote.download import PartialFile
     from builder.remote.model_sources import HubSource
+
+
+def fetch_models(job: Job, lock: Lock, session: Session) -> None:
+    """Download the missing files of a lock's models into the store.
+
+    Raises:
+        ModelError, NetworkError, RegistryError, IntegrityError, DiskError: as for `fetch_model`.
+    """
+    for model in lock.models:
+        fetch_model(model, job.recipe.path.parent, session)
 
 
 def fetch_model(locked: LockedModel, recipe_folder: Path, session: Session) -> None:

@@ -29,7 +29,7 @@ from builder.image.oci.assemble import assemble, own_layers
 from builder.image.oci.layout import blob, is_present, is_whole, mark_image_used, put_image
 from builder.image.oci.pack import compression_key
 from builder.model.images import Descriptor, Image
-from builder.models.fetch import fetch_model
+from builder.models.fetch import fetch_models
 from builder.remote.registry.base_lookup import base_registry, connect_in, image_manifest
 from builder.remote.registry.reference import Reference
 from builder.remote.registry.registry_failures import ImageMissingError
@@ -133,9 +133,8 @@ def _system_image(run: CellRun, text: str, request: BuildRequest, engine: Engine
 
 
 def _packed_layers(run: CellRun, layers: CellLayers, token: CancelToken) -> tuple[Packed, ...]:
-    for model in run.lock.models:
-        # The store may have lost files since the plan was made.
-        fetch_model(model, run.job.recipe.path.parent, run.session)
+    # The store may have lost files since the plan was made.
+    fetch_models(run.job, run.lock, run.session)
     return pack_layers(layers.all, layers.compiler, run.job.cell.id, run.session, token)
 
 

@@ -75,7 +75,7 @@ class LayerBlobs:
         from builder.host.interpreters import find_compiler  # noqa: PLC0415
         from builder.image.layers.cell_layers import cell_layers  # noqa: PLC0415
         from builder.image.layers.pack_layers import pack_missing  # noqa: PLC0415
-        from builder.models.fetch import fetch_model  # noqa: PLC0415
+        from builder.models.fetch import fetch_models  # noqa: PLC0415
 
         job, lock, session = self.job, self.lock, self.session
         compiler = find_compiler(lock.platform.python, lock.compiler, session.workspace.interpreters)
@@ -84,8 +84,7 @@ class LayerBlobs:
             f"{job.cell.id}: packing {count_of(len(layers), 'layer')} again: the cache no longer has them"
         )
         if any(layer.is_stored for layer in layers):
-            for model in lock.models:
-                fetch_model(model, job.recipe.path.parent, session)
+            fetch_models(job, lock, session)
         for name, packed in pack_missing(layers, compiler, job.cell.id, session).items():
             if packed.blob != gone[name].blob:
                 raise IntegrityError(

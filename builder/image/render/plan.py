@@ -25,7 +25,7 @@ from builder.image.wheels.licences import metadata, spdx_of
 from builder.image.wheels.standalone_python import provide_compiler
 from builder.lock.python_archives import interpreter_archive
 from builder.model.images import ImageSettings, Plan
-from builder.models.fetch import fetch_model
+from builder.models.fetch import fetch_models
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def render(job: Job, lock: Lock, session: Session, *, standalone: bool = False) 
         NetworkError, IntegrityError, ModelError, RecipeError, DiskError: a fetch, a check or a write failed.
     """
     folder = session.workspace.cell(job.recipe.name, job.cell.id)
-    for model in lock.models:
-        fetch_model(model, job.recipe.path.parent, session)
+    fetch_models(job, lock, session)
     if lock.interpreter:
         interpreter_archive(lock.interpreter, lock.platform, session)
     ignored = folder.path.parents[1] / ".gitignore"
