@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from builder.model.recipes import Architecture
 
 SETUP = """from setuptools import Extension, setup
+# {mark}
 {extra}
 setup(name="demo", version="1.0", packages=["demo"], ext_modules=[Extension("demo._native", ["native.cpp"])])
 """
@@ -41,11 +43,11 @@ extern "C" PyMODINIT_FUNC PyInit__native(void) {
 """
 
 
-def write_demo(source: Path, native: str, extra: str = "") -> None:
-    """Write the project's files."""
+def write_demo(source: Path, native: str, extra: str = "", mark: str = "") -> None:
+    """Write the project's files; another mark is another build."""
     (source / "demo").mkdir(parents=True, exist_ok=True)
     (source / "demo/__init__.py").write_text("from demo import _native\n")
-    (source / "setup.py").write_text(SETUP.format(extra=extra))
+    (source / "setup.py").write_text(SETUP.format(mark=mark, extra=extra))
     (source / "native.cpp").write_text(native)
 
 
@@ -64,18 +66,24 @@ def lock_demo(
 
 @pytest.fixture
 def lock(tmp_path: Path) -> Iterator[Callable[..., tuple[LockedBuild, Session]]]:
-    """Lock a small project for arm64; the user's cache keeps the compilers, and no build."""
+    """Lock a small project for arm64; the user's cache keeps the compilers, and no build.
+
+    The tests that run beside this one share that cache, so each has a build of its own.
+    """
+    mark = uuid.uuid4().hex
     workspace = Workspace(project=tmp_path, cache=Workspace.current().cache)
     session = Session(workspace=workspace, config=Config(), console=Console(quiet=True))
     builds: list[LockedBuild] = []
 
     def call(extra: str = "", native: str = NATIVE, **more: Any) -> tuple[LockedBuild, Session]:
         source = tmp_path / "demo"
-        write_demo(source, native, extra)
+        write_demo(source, native, extra, mark)
         spec = BuildSpec(name="demo", version="1.0", folder=tmp_path, **more)
         builds.append(lock_demo(spec, source, make_lock().base, "arm64", session))
         return builds[-1], session
 
     yield call
     for build in builds:
-        shutil.rmtree(build_folder(build, session).path, ignore_errors=True)
+        folder = build_folder(build, session).path
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)

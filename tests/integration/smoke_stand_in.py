@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         if chat:
             self.event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
         for word in words:
-            time.sleep(30 if FAULT == "hangs" else 0.6 if FAULT == "slow" else 0.05)
+            time.sleep(30 if FAULT == "hangs" else 2 if FAULT == "slow" else 0.05)
             said: dict[str, object] = {"delta": {"content": word}} if chat else {"text": word}
             if body.get("logprobs"):
                 said["logprobs"] = chat_logprobs(word) if chat else plain_logprobs(word)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from doctor_parts import make_case
 from servers import PASSWORD, USER, Registry, locked_registry, registry
 
-from builder.errors import EngineError
 from builder.host.config import Config
 from builder.host.console import Console
-from builder.host.engine.docker import data_folder, find_engine
+from builder.host.engine.docker import data_folder
 from builder.host.paths import Workspace
 from builder.host.session import Session
 from builder.project.doctor import emulation_check, network_check, proxy_check, tools_check
@@ -19,19 +17,12 @@ from builder.project.doctor import emulation_check, network_check, proxy_check, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
     from builder.host.engine.docker import Engine
     from builder.project.doctor.check_table import Check
 
 __all__ = ["locked_registry", "registry"]
-
-
-@pytest.fixture
-def running() -> Engine:
-    """The engine that jbuild finds."""
-    try:
-        return find_engine(Workspace.current())
-    except EngineError as error:
-        pytest.skip(f"no engine: {error.message}; run `scripts/engine up`")
 
 
 def session(folder: Path, *targets: str) -> Session:
@@ -39,23 +30,23 @@ def session(folder: Path, *targets: str) -> Session:
     return Session(workspace=workspace, config=Config(registries=targets), console=Console(quiet=True))
 
 
-def test_an_arm64_program_runs_in_the_engine_and_leaves_nothing(running: Engine, tmp_path: Path) -> None:
-    case = make_case(session(tmp_path), engine=running)
+def test_an_arm64_program_runs_in_the_engine_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    case = make_case(session(tmp_path), engine=engine)
     (found,) = emulation_check.check(case)
     assert found.state == "ok", found.found
-    with emulation_check._image(running) as image:
-        client = running.client()
+    with emulation_check._image(engine) as image:
+        client = engine.client()
         assert [each.attrs["Architecture"] for each in client.images.list(name=image)] == ["arm64"]
     assert client.images.list(name="jbuild-doctor") == []
     client.close()
 
 
-def test_the_engine_tells_its_builder_and_its_folder(running: Engine, tmp_path: Path) -> None:
-    checks = list(tools_check.engine(make_case(session(tmp_path), engine=running)))
+def test_the_engine_tells_its_builder_and_its_folder(engine: Engine, tmp_path: Path) -> None:
+    checks = list(tools_check.engine(make_case(session(tmp_path), engine=engine)))
     states = {check.name: check.state for check in checks}
     assert states["engine"] == states["buildx"] == states["builder"] == "ok"
-    assert data_folder(running)
-    assert {check.name for check in proxy_check.check(make_case(session(tmp_path), engine=running))} >= {"proxy"}
+    assert data_folder(engine)
+    assert {check.name for check in proxy_check.check(make_case(session(tmp_path), engine=engine))} >= {"proxy"}
 
 
 def push(folder: Path, *targets: str) -> list[Check]:

@@ -94,8 +94,7 @@ def test_a_second_run_does_nothing(made: tuple[Project, Done], tmp_path: Path) -
 
 def test_the_module_is_in_the_image(made: tuple[Project, Done]) -> None:
     project, _ = made
-    tags = (tag for image in project.client.images.list() for tag in image.tags)
-    image = next(tag for tag in tags if tag.startswith(f"jbuild/{project.name}"))
+    image = project.client.images.list(name=f"jbuild/{project.name}")[0].tags[0]
     command = ["-c", "import tinyext; print(tinyext.answer())"]
     output = project.client.containers.run(image, command, entrypoint="/opt/venv/bin/python", remove=True)
     assert output == b"43\n"

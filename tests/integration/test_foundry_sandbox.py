@@ -67,7 +67,7 @@ def test_the_sandbox_has_no_network_no_root_and_no_program_of_this_machine(
     build, session = lock(extra)
     with pytest.raises(BuildError) as caught:
         build_wheel(build, session, BuildOptions())
-    assert message in caught.value.message
+    assert message in caught.value.message, caught.value.log
 
 
 def test_an_error_is_the_compilers_own(lock: Callable[..., tuple[LockedBuild, Session]]) -> None:

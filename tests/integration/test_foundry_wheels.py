@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["key_pairs", "keys", "stranger"]
 pytestmark = [
-    pytest.mark.timeout(300),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the base image of these tests is amd64"),
 ]
 

@@ -11,8 +11,6 @@ from project import CELL, Done, Project
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.mark.parametrize(
     "line",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from second_engine import SecondEngine
 
-pytestmark = pytest.mark.timeout(240)
 CELLS = {"v1_0-debian12", "v1_1-debian12"}
 DEAD = "unix:///nowhere/docker.sock"
 

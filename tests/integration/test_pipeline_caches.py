@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from second_engine import SecondEngine
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def plain(make_project: Callable[..., Project]) -> Project:

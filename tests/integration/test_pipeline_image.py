@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-pytestmark = pytest.mark.timeout(180)
-
 # What a shell, Docker, Jinja or a CSV reader would obey.
 HOSTILE = (
     '" RUN touch /pwned #',

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from index_server import Index
     from servers import Front
 
-pytestmark = pytest.mark.timeout(180)
 
 # Longer than any test waits: what stands this long was interrupted, and did not end by itself.
 _FOREVER_S = 600.0

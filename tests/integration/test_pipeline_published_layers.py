@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from index_server import Index
 
-pytestmark = pytest.mark.timeout(240)
 
 _SIZE = 3_000_000
 

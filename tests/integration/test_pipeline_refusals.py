@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from index_server import Index
 
-pytestmark = pytest.mark.timeout(180)
 
 TAG = "1.0-cpu-bookworm"
 DEAD_ENGINE = "unix:///nowhere/docker.sock"

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from second_engine import SecondEngine
     from servers import Registry
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def pinned(make_project: Callable[..., Project]) -> Project:

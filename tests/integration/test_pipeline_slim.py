@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from builder.model.images import Image
 
-pytestmark = pytest.mark.timeout(300)
 
 CELL = "r39_2_0-v1_0-cu130-py312-sm87"
 _SITE = "opt/venv/lib/python3.12/site-packages"

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from builder.model.images import Image
 
-pytestmark = pytest.mark.timeout(300)
 
 CELLS = {"v1_0-r39_2_0-sm87": 1, "v1_0-r39_2_0-sm110": 1, "v1_0-r39_2_0-sm87-110": 2}
 ORIN = "v1_0-r39_2_0-sm87"

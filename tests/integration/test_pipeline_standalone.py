@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 DISTRIBUTION = next((row.name for row in distributions() if MINOR in row.standalone), None)
 CELL = f"v1_0-{(DISTRIBUTION or '').replace('-', '')}-py{MINOR.replace('.', '')}"
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(DISTRIBUTION is None, reason=f"no distribution gets Python {MINOR} in this way"),
 ]
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from project import Project
 
-pytestmark = pytest.mark.timeout(240)
 
 SIZE = 12_000_000
 PATH = "models/tiny/model.safetensors"

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from builder.model.wheels import LockedWheel
 
 pytestmark = [
-    pytest.mark.timeout(300),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel is for x86-64"),
 ]
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from builder.recipe import placeholders
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from servers import Front
 
     from builder.model.images import Image
 
@@ -276,10 +279,20 @@ def test_a_damaged_layout_is_refused_before_anything_is_sent(registry: Registry,
     assert registry.tags("vllm") == {}
 
 
+def _interrupt_upload(front: Front, registry: Registry) -> None:
+    """Interrupt this process when one upload stands still and another blob is there."""
+    until = time.monotonic() + 60
+    while not (front.asked("PUT .*uploads") and any(registry.storage.rglob("_layers/sha256/*/link"))):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(registry: Registry, image: Image, layout: Path) -> None:
     slow = Fault(match="PUT .*uploads", kind="delay", seconds=600, times=1)
     with running_front(registry, slow) as front:
-        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=_interrupt_upload, args=(front, registry)).start()
         with pytest.raises(KeyboardInterrupt):
             push(image, layout, front.host)
         assert registry.tags("vllm") == {}

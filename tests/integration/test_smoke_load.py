@@ -18,10 +18,9 @@ from docker.errors import ImageNotFound
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console, Task
-from builder.host.engine.docker import Engine, find_engine
+from builder.host.engine.docker import Engine
 from builder.host.engine.temporary import SMOKE, temporary_tag
 from builder.host.owner import own_word
-from builder.host.paths import Workspace
 from builder.image.oci import engine_load
 from builder.image.oci.engine_load import loaded
 from builder.model.images import Descriptor, Image
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from docker import DockerClient
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    try:
-        return find_engine(Workspace.current())
-    except EngineError as error:
-        pytest.skip(f"no engine: {error.message}")
 
 
 @pytest.fixture
@@ -96,7 +87,8 @@ def oci(blob: Descriptor) -> dict[str, object]:
 
 
 def names(client: DockerClient) -> list[str]:
-    return [name for image in client.images.list() for name in image.tags if name.startswith(SMOKE)]
+    # images.list() inspects each image, and other tests remove theirs meanwhile.
+    return [name for image in client.api.images() for name in image["RepoTags"] or () if name.startswith(SMOKE)]
 
 
 def exists(client: DockerClient, name: str) -> bool:
@@ -282,6 +274,7 @@ def relabelled(image: Image, layout: Path) -> Image:
     return replace(image, manifest=manifest, config=config)
 
 
+@pytest.mark.alone
 def test_a_name_that_a_killed_process_left_goes_and_that_of_a_living_one_stays(
     built: tuple[Image, Path], engine: Engine, client: DockerClient
 ) -> None:

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.errors import EngineError, RecipeError
+from builder.errors import RecipeError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.engine.docker import Engine, find_engine
 from builder.host.engine.temporary import LABEL
-from builder.host.paths import Workspace
 from builder.model.images import Descriptor, Image
 from builder.model.recipes import Message, Model, PublishSpec, Question, ServerSpec, SmokeSpec, Spec
 from builder.model.verdicts import SmokeFailedError, Verdict
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from docker import DockerClient
+
+    from builder.host.engine.docker import Engine
 
 STAND_IN = Path(__file__).with_name("smoke_stand_in.py")
 BASE = "stand-in/debian-amd64:bookworm-slim"
@@ -53,14 +53,6 @@ RUN site=$(python3 -c "import sysconfig; print(sysconfig.get_path('purelib'))") 
 ENTRYPOINT ["/usr/bin/python3", "/server.py"]
 HEALTHCHECK CMD ["/usr/bin/python3", "-c", "import os, sys; sys.exit(os.environ.get('STAND_IN_FAULT') == 'unhealthy')"]
 """
-
-
-@pytest.fixture(scope="session")
-def engine() -> Engine:
-    try:
-        return find_engine(Workspace.current())
-    except EngineError as error:
-        pytest.skip(f"no engine: {error.message}")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +80,8 @@ def stand_in(engine: Engine, client: DockerClient, tmp_path_factory: pytest.Temp
         return tag
     folder = tmp_path_factory.mktemp("stand-in")
     if not client.images.list(name="jbuild-test/python:1"):
-        bases = [name for image in client.images.list() for name in image.tags if name.endswith(BASE)]
+        names = (name for image in client.api.images() for name in image["RepoTags"] or ())
+        bases = [name for name in names if name.endswith(BASE)]
         if not bases:
             pytest.skip("no amd64 base image: run `scripts/engine base --arch amd64`")
         (folder / "Dockerfile").write_text(PYTHON_IMAGE.format(base=bases[0]))
@@ -122,7 +115,7 @@ def spec(
     *,
     ready: float = 20,
     answer: float = 10,
-    stop: float = 2,
+    stop: float = 20,
     questions: tuple[Question, ...] = (Question(ask="What is the capital of France?", expect="Paris"),),
     **environment: str,
 ) -> Spec:
@@ -230,7 +223,7 @@ def test_port_and_key_of_the_recipe_are_used(run: Runner) -> None:
     ],
 )
 def test_each_fault_has_its_own_message(run: Runner, fault: str, step: str, message: str) -> None:
-    error = run.failure(spec(fault))
+    error = run.failure(spec(fault, stop=2 if fault == "ignores-term" else 20))
     assert error.verdict.step == step
     assert re.search(message, error.message)
     assert error.log is not None
@@ -306,10 +299,10 @@ def test_a_process_lost_for_want_of_memory(run: Runner) -> None:
 
 
 def test_a_start_that_stands_still_and_one_that_is_slow(run: Runner) -> None:
-    still = run.failure(spec("hangs-at-start", ready=3))
-    assert re.search(r"not ready within 3 s, and it logged nothing for [23] s", still.message)
-    slow = run.failure(spec("never-ready", ready=2.5))
-    assert re.search(r"not ready within 2 s, but it still logs: last line 0 s ago", slow.message)
+    still = run.failure(spec("hangs-at-start", ready=8))
+    assert re.search(r"not ready within 8 s, and it logged nothing for \d s", still.message)
+    slow = run.failure(spec("never-ready", ready=8))
+    assert re.search(r"not ready within 8 s, but it still logs: last line \d s ago", slow.message)
     assert "ready-within-s" in (slow.hint or "")
     assert "ready-within-s" not in (still.hint or "")
 
@@ -326,15 +319,15 @@ def test_a_wrong_answer_is_kept_in_the_verdict(run: Runner) -> None:
 
 
 def test_a_model_that_hangs(run: Runner) -> None:
-    error = run.failure(spec("hangs", answer=1.5))
+    error = run.failure(spec("hangs", answer=5))
     assert error.verdict.step == "question"
-    assert "the answer stood still for 2 s" in error.message
+    assert "the answer stood still for 5 s" in error.message
     assert "answer-within-s" in (error.hint or "")
 
 
 def test_a_slow_answer_that_exceeds_its_time_although_it_moves(run: Runner) -> None:
-    error = run.failure(spec("slow", answer=1))
-    assert "no complete answer within 1 s" in error.message
+    error = run.failure(spec("slow", answer=5))
+    assert "no complete answer within 5 s" in error.message
 
 
 def test_out_of_memory_while_answering(run: Runner) -> None:
@@ -383,6 +376,8 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
+from builder.host.engine.docker import find_engine
+from builder.host.paths import Workspace
 from test_smoke_runner import *
 # As builder.cli does.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -393,7 +388,10 @@ smoke(image, {reference!r}, spec("never-ready", ready=60), engine, Console(), lo
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+# A killed process leaves its container to the next jbuild, which may be that of another test.
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.alone)]
+)
 def test_interrupted_runs_leave_no_container(run: Runner, client: DockerClient, number: signal.Signals) -> None:
     here = Path(__file__).parent
     text = INTERRUPTED.format(root=str(here.parents[1]), here=str(here), reference=run.reference, log=str(run.log))

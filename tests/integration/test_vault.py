@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from index_server import Index
     from servers import Registry
 
-pytestmark = pytest.mark.timeout(180)
 CU126 = "jetson-ai-lab-jp6-cu126"
 TORCH = "torch-2.8.0-cp310-cp310-linux_aarch64.whl"
 OTHER = "r36_4_0-cu128-py310"

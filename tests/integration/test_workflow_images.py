@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from servers import Registry
 
-pytestmark = pytest.mark.timeout(240)
 ONE, TWO = "v1_0-debian12", "v1_1-debian12"
 
 
