@@ -16,8 +16,8 @@ from builder.foundry.fetched_files import archive_input, fetch_inputs
 from builder.foundry.source_trees import source_tree, vaulted_tree
 from builder.host.files import disk_errors, temp_folder
 from builder.host.source_hash import copy_source, source_hash
-from builder.lock.git_commit import checkout
 from builder.lock.inspect_index import default_address
+from builder.lock.locked_tree import lock_tree
 from builder.model.builds import BuildSource
 from builder.remote.index.index_client import client_of
 from builder.remote.index.listing import Address, Index, own_indexes
@@ -40,30 +40,12 @@ def lock_input_source(spec: InputSpec, session: Session) -> BuildSource:
         IntegrityError: an archive has another sha256.
         NetworkError: its server does not answer.
     """
-    if spec.kind == "folder":
-        return _lock_folder(spec.location, spec.variable, session)
-    if spec.kind == "git":
-        return _lock_commit(spec.location, spec.commit or "", session)
+    if spec.kind in ("folder", "git"):
+        return lock_tree(spec.variable, spec.location, spec.commit, session)[0]
     source = BuildSource(kind="archive", location=spec.location, sha256=spec.sha256 or "")
     # Its size, and whether the recipe's sha256 is that of the file.
     (path,) = fetch_inputs([archive_input(source)], session)
     return dataclasses.replace(source, size=path.stat().st_size)
-
-
-def _lock_folder(location: str, owner: str, session: Session) -> BuildSource:
-    project = session.workspace.project.resolve()
-    folder = (project / location).resolve()
-    if not folder.is_dir():
-        raise LockError(f"the source of {owner} is not a folder", where=str(folder), hint="correct the recipe")
-    if not folder.is_relative_to(project):
-        hint = "copy the folder into the project"
-        raise LockError(f"the source of {owner} is a link out of the project", where=str(folder), hint=hint)
-    return BuildSource(kind="folder", location=location, sha256=source_hash(folder))
-
-
-def _lock_commit(location: str, commit: str, session: Session) -> BuildSource:
-    tree = checkout(location, commit, session)
-    return BuildSource(kind="git", location=location, sha256=source_hash(tree), commit=commit)
 
 
 def unpack_source(source: BuildSource, folder: Path, session: Session) -> None:

@@ -11,14 +11,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from builder.errors import LockError
 from builder.host.index_rows import DEFAULT
-from builder.host.source_hash import source_hash
 from builder.lock import source_metadata
-from builder.lock.git_commit import checkout
 from builder.lock.graph import requirements
 from builder.lock.index_sources import index_pins_of
 from builder.lock.inspect_index import IndexInspector, requirements_in
+from builder.lock.locked_tree import lock_tree
 from builder.model.builds import BuildSource, SolvedSource
 from builder.model.recipes import PackageBuild, PackageBuilds
 from builder.remote.index.index_view import Candidate
@@ -134,36 +132,12 @@ def _is_missing(name: str, mentioned: list[Requirement], inspector: IndexInspect
 
 
 def _fixed(build: PackageBuild, source: PackageSource, session: Session) -> FixedProject:
-    folder = source_folder(source, session)
     location = source.folder or source.git or ""
+    locked, folder = lock_tree(build.name, location, source.commit, session)
     stated = source_metadata.with_recipe(source_metadata.of_folder(folder), build)
     metadata = source_metadata.complete(stated, build.name, location)
     version = metadata.version or ""
-    locked = BuildSource(
-        kind="folder" if source.folder else "git",
-        location=location,
-        sha256=source_hash(folder),
-        commit=source.commit,
-    )
     return FixedProject(name=build.name, source=locked, version=version, metadata=metadata.text(build.name, version))
-
-
-def source_folder(source: PackageSource, session: Session) -> Path:
-    """Return the folder of a source: of the project, or a checkout in the cache.
-
-    Raises:
-        LockError: there is none, or it is outside the project.
-    """
-    if source.folder is None:
-        return checkout(source.git or "", source.commit or "", session)
-    project = session.workspace.project.resolve()
-    folder = (project / source.folder).resolve()
-    hint = "`folder` of a [[packages.build]] source is relative to the project"
-    if not folder.is_dir():
-        raise LockError(f"there is no folder {source.folder}", where=str(folder), hint=hint)
-    if not folder.is_relative_to(project):
-        raise LockError(f"the folder {source.folder} is a link out of the project", where=str(folder), hint=hint)
-    return folder
 
 
 def _describe(build: PackageBuild, path: Path, version: str) -> bytes:

@@ -92,14 +92,14 @@ def test_a_changed_folder_is_refused(session: Session, tmp_path: Path) -> None:
 
 
 def test_a_folder_must_exist(session: Session) -> None:
-    with pytest.raises(LockError, match="the source of LIB_DIR is not a folder"):
+    with pytest.raises(LockError, match="the source of LIB_DIR, folder absent, does not exist"):
         locked(session, replace(FOLDER, location="absent"))
 
 
 def test_a_link_out_of_the_project_is_refused(session: Session, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (session.workspace.project / "vendor/out").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(LockError, match="the source of LIB_DIR is a link out of the project"):
+    with pytest.raises(LockError, match="the source of LIB_DIR, folder vendor/out, is a link out of the project"):
         locked(session, replace(FOLDER, location="vendor/out"))
 
 

@@ -273,7 +273,7 @@ def test_an_input_is_locked_and_a_change_of_its_folder_locks_again(session: Sess
 
 def test_a_folder_must_state_version_and_requirements(session: Session, public: TinyIndex) -> None:
     source = PackageSource(folder="native/ext")
-    with pytest.raises(LockError, match="there is no folder native/ext"):
+    with pytest.raises(LockError, match="the source of ext, folder native/ext, does not exist"):
         lock(cell(listed(source=source)), session)
     folder(session, '[project]\nname = "ext"\ndynamic = ["version", "dependencies"]\n')
     with pytest.raises(LockError, match="the source of ext states no version"):
@@ -287,7 +287,7 @@ def test_a_link_out_of_the_project_is_refused(session: Session, public: TinyInde
     (tmp_path / "elsewhere").mkdir()
     session.workspace.project.mkdir(parents=True, exist_ok=True)
     (session.workspace.project / "ext").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(LockError, match="the folder ext is a link out of the project"):
+    with pytest.raises(LockError, match="the source of ext, folder ext, is a link out of the project"):
         lock(cell(listed(source=PackageSource(folder="ext"))), session)
 
 
