@@ -28,7 +28,7 @@ run ends with 0; no container, temporary image, temporary file, partial file or 
 
 Stalls last 3 s, and the failing servers close a silent connection after 5 s. Without that, jbuild waits 60 s for the
 next bytes of an answer, and tries five times. The images go to a registry of the campaign; the base image comes from
-that of `scripts/engine`.
+that of `scripts/engine`. Each push removes the image's largest layer from the cache, and the next one packs it again.
 """
 
 

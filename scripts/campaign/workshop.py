@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import docker
+from factories import make_wheel
 from hub_stand_in import HubStandIn
 from index_server import running_index
 from project import Project, clean_environment, make_model, make_wheels, new_recipe
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from servers import Registry
 
 _BASE = "stand-in/debian-amd64"
+_WEIGHTY_BYTES = 3_000_000
 _POINTS = {"locked": ("lock",), "finished": ("smoke",)}
 
 
@@ -102,6 +105,8 @@ def running_workshop(root: Path, registry: Registry, base_registry: str) -> Iter
     engine = find_engine(Workspace.current())
     (root / "tmp").mkdir(parents=True)
     make_wheels(root / "wheels")
+    # Its layer leaves the cache with each push, and is packed again for the next one.
+    make_wheel(root / "wheels", "weighty", files={"weighty/data.bin": random.Random(1).randbytes(_WEIGHTY_BYTES)})  # noqa: S311  # no secret
     model = {path.name: path.read_bytes() for path in make_model(root / "model").iterdir()}
     with ExitStack() as stack:
         index = stack.enter_context(running_index(root / "wheels"))
@@ -129,7 +134,10 @@ def running_workshop(root: Path, registry: Registry, base_registry: str) -> Iter
             registry=fronts["registry"].host,
             environment=environment,
             client=client,
-            recipe=new_recipe(models=[{"name": "tiny", "source": "hf://org/tiny@main", "licence": "Apache-2.0"}]),
+            recipe=new_recipe(
+                models=[{"name": "tiny", "source": "hf://org/tiny@main", "licence": "Apache-2.0"}],
+                packages={"requires": ["vllm=={vllm}", "weighty"]},
+            ),
         )
         project.recipe["publish"] = {"repository": "vllm"}
         project.write()
