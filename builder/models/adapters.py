@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import ModelError
 from builder.host.toml.documents import printable
 from builder.model.model_files import suffix_of
+from builder.models.config_json import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from builder.model.recipes import Model
 
 ADAPTER = "adapter_config.json"
-_CONFIG = "config.json"
 _HUB_NAME = r"[\w.-]+/[\w.-]+"
 
 
@@ -27,7 +27,7 @@ def refuse_adapter(model: Model, paths: Iterable[str], read: Callable[[str], byt
         ModelError: the paths are an adapter's.
     """
     names = set(paths)
-    if ADAPTER not in names or (_CONFIG in names and any(map(_is_models, names))):
+    if ADAPTER not in names or (CONFIG in names and any(map(_is_models, names))):
         return
     config = _object(read(ADAPTER))
     base, kind = config.get("base_model_name_or_path"), str(config.get("peft_type") or "LORA")

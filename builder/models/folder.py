@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.model.model_files import kind_of, path_flaw, printable_path
 from builder.models.adapters import ADAPTER
+from builder.models.config_json import CONFIG
 from builder.models.mistral_format import PARAMS
-from builder.models.selection import CONFIG, no_config
+from builder.models.selection import no_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from builder.models.config_json import CONFIG
 from builder.models.shards import INDEX_ENDING, absent_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 PARAMS = "params.json"
-_CONFIG = "config.json"
 _CONSOLIDATED = re.compile(r"consolidated[^/]*\.safetensors(?:\.index\.json)?")
 # Names under which transformers saves weights. Others beside Mistral's, such as a projector's, are not a whole model.
 _OTHER_WEIGHTS = re.compile(r"(?:pytorch_)?model[^/]*")
@@ -59,4 +59,4 @@ def _is_whole(paths: AbstractSet[str], others: AbstractSet[str]) -> bool:
     """Return whether Hugging Face's format is whole; a tokenizer for Mistral's library alone belongs to Mistral's."""
     has_tokenizer = any(_OTHER_TOKENIZER.fullmatch(path) for path in paths)
     has_tokenizer = has_tokenizer or not any(is_mistral_tokenizer(path) for path in paths)
-    return _CONFIG in paths and bool(others) and not absent_numbers(others) and has_tokenizer
+    return CONFIG in paths and bool(others) and not absent_numbers(others) and has_tokenizer

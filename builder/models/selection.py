@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from builder.errors import ModelError
 from builder.host.toml.documents import suggest
 from builder.model.model_files import suffix_of
+from builder.models.config_json import CONFIG
 from builder.models.mistral_format import PARAMS, is_consolidated, is_mistral_tokenizer, is_native, one_format
 from builder.models.shards import INDEX_ENDING
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from builder.model.recipes import Model
 
-CONFIG = "config.json"
 _PICKLES = ("bin", "ckpt", "pickle", "pkl", "pt", "pth")
 # The values of a recipe's `formats`, and the endings of each.
 FORMATS: dict[str, tuple[str, ...]] = {

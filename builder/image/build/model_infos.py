@@ -35,8 +35,8 @@ from builder.image.runtime.warm_start import ALWAYS, CACHE
 from builder.image.runtime.warm_start import FOLDER as WARM
 from builder.model.images import ENVIRONMENT
 from builder.models import model_store
+from builder.models.config_json import CONFIG, architectures_of
 from builder.models.preflight.vllm_source import REGISTRY
-from builder.models.selection import CONFIG
 from builder.remote.wheelhouse import fetch
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def _classes(model: LockedModel, models: Path) -> Iterator[str]:
         config = json.loads(model_store.blob(models, file.sha256).read_bytes())
     except ValueError:
         return
-    names = config.get("architectures") if isinstance(config, dict) else None
-    yield from (name for name in names or () if isinstance(name, str) and name.isidentifier())
+    yield from (name for name in architectures_of(config) if name.isidentifier())
 
 
 def _registry(run: CellRun) -> tuple[LockedWheel, str] | None:

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import ModelError
+from builder.models.config_json import architectures_of
 from builder.models.fit.fit_defaults import defaults, encoders
 from builder.models.fit.memory_estimate import Layers, Shape
 from builder.models.fit.mistral_params import as_config, is_params
@@ -105,9 +106,7 @@ def read_shape(name: str, location: str, text: bytes) -> Shape:
 
 def _is_encoder(config: _ModelConfig) -> bool:
     """Return whether all layers are encoders: by the tables, or since `is_causal` is false, as vLLM decides it."""
-    architectures = config.document.get("architectures")
-    names = architectures if isinstance(architectures, list) else []
-    is_listed = bool(encoders() & {config.model_type, *(name for name in names if isinstance(name, str))})
+    is_listed = bool(encoders() & {config.model_type, *architectures_of(config.document)})
     return config.get("is_causal") is False or (is_listed and not config.get("is_decoder"))
 
 

@@ -13,6 +13,7 @@ from builder.errors import ModelError
 from builder.model.model_files import suffix_of
 from builder.models import model_store
 from builder.models.adapters import refuse_adapter
+from builder.models.config_json import CONFIG
 from builder.models.fit.kv_cache import element_bytes
 from builder.models.fit.memory_estimate import MemoryItem
 from builder.models.fit.quantisation import SEPARATE_FILE, with_separate
@@ -20,7 +21,7 @@ from builder.models.folder import list_folder, readable
 from builder.models.mistral_format import PARAMS
 from builder.models.model_checks import check_whole
 from builder.models.safetensors import HeaderError, read_header
-from builder.models.selection import CONFIG, is_weight, select
+from builder.models.selection import is_weight, select
 from builder.remote.model_sources import FolderSource, locate
 
 if TYPE_CHECKING:

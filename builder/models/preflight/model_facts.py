@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from builder.models.adapters import ADAPTER
+from builder.models.config_json import architectures_of
 from builder.models.fit.model_shape import read_shape
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class ModelFacts:
     @property
     def architectures(self) -> tuple[str, ...]:
         """The architectures that config.json names."""
-        names = self.config.get("architectures")
-        return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+        return architectures_of(self.config)
 
     @property
     def heads(self) -> int | None:

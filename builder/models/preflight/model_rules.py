@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.host.toml.documents import suggest
+from builder.models.config_json import CONFIG
 from builder.models.preflight.server_context import model_finding, server_finding
 from builder.models.preflight.server_facts import GENERATING, MULTIMODAL
 
@@ -37,15 +38,15 @@ def model_class(context: ServerContext) -> Iterator[Finding]:
         if removed:
             last = release.facts.removed[removed]
             detail = f"names {removed}, which {release} does not have: {last} was the last release with it"
-            yield model_finding(model, _CLASS, "error", "config.json", detail, f"use vLLM {last} for this model")
+            yield model_finding(model, _CLASS, "error", CONFIG, detail, f"use vLLM {last} for this model")
         elif not by_transformers and not own_code:
             detail = f"names {', '.join(names)}, which {release} and the locked transformers do not have"
             fix = suggest(names[0], release.facts.architectures, noun="architectures")
-            yield model_finding(model, _CLASS, "error", "config.json", detail, fix)
+            yield model_finding(model, _CLASS, "error", CONFIG, detail, fix)
         else:
             detail = f"names {', '.join(names)}, which is not in the registry of {release}"
             fix = "vLLM tries to run it through transformers; the smoke run shows whether that works"
-            yield model_finding(model, _CLASS, "warning", "config.json", detail, fix)
+            yield model_finding(model, _CLASS, "warning", CONFIG, detail, fix)
     yield from _model_type(context, model)
 
 
@@ -58,7 +59,7 @@ def _model_type(context: ServerContext, model: ModelFacts) -> Iterator[Finding]:
     version = (context.versions or {}).get("transformers", "")
     detail = f"has the model type {model.model_type}, which transformers {version} and {release} do not know"
     fix = suggest(model.model_type, library.model_types, noun="model types")
-    yield model_finding(model, _CLASS, "error", "config.json", detail, f"{fix}; or require a newer transformers")
+    yield model_finding(model, _CLASS, "error", CONFIG, detail, f"{fix}; or require a newer transformers")
 
 
 def model_code(context: ServerContext) -> Iterator[Finding]:
@@ -71,11 +72,11 @@ def model_code(context: ServerContext) -> Iterator[Finding]:
     if not context.trusts_code:
         detail = "names its own code (`auto_map`), which the server runs only with --trust-remote-code"
         fix = "read the code, then add `--trust-remote-code` to `arguments` under [server]"
-        yield model_finding(model, _CODE, "error", "config.json", detail, fix)
+        yield model_finding(model, _CODE, "error", CONFIG, detail, fix)
     elif not any(path.endswith(".py") for path in model.paths):
         detail = "names its own code (`auto_map`), and the image has no Python files of the model"
         fix = 'list `files` of the model with "*.py"'
-        yield model_finding(model, _CODE, "error", "config.json", detail, fix)
+        yield model_finding(model, _CODE, "error", CONFIG, detail, fix)
 
 
 def model_task(context: ServerContext) -> Iterator[Finding]:
@@ -93,7 +94,7 @@ def model_task(context: ServerContext) -> Iterator[Finding]:
     kind = " and ".join(sorted(str(kind).replace("_", " ") for kind in kinds))
     detail = f"names {', '.join(model.architectures)}, a model for {kind}: it answers no question with text"
     fix = "serve a model that generates text, or take the questions out of [smoke]"
-    yield model_finding(model, _TASK, "error", "config.json", detail, fix)
+    yield model_finding(model, _TASK, "error", CONFIG, detail, fix)
 
 
 def _pools(context: ServerContext) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.host.toml import documents
 from builder.jetson.boards import dotted_sm
+from builder.models.config_json import CONFIG
 from builder.models.preflight.server_context import joined, model_finding, server_finding
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def quantization(context: ServerContext) -> Iterator[Finding]:
     own, set_to = _own(model), context.option("--quantization", "-q")
     if model and own and set_to and _differs(own, set_to):
         detail = f"says {own}, and the server is set to quantization {set_to}: vLLM refuses to start"
-        yield model_finding(model, _METHOD, "error", "config.json", detail, "leave `quantization` out of [server]")
+        yield model_finding(model, _METHOD, "error", CONFIG, detail, "leave `quantization` out of [server]")
         return
     wanted = own if set_to in (None, _MARLIN) else set_to
     if not wanted:
@@ -119,7 +120,7 @@ def _unknown(context: ServerContext, release: Release, wanted: str, set_to: str 
         fix = documents.suggest(wanted, known, noun="methods")
         if set_to is None and context.model:
             detail = f"says {wanted}, which is not a quantisation method of {release}"
-            yield model_finding(context.model, _METHOD, "error", "config.json", detail, fix)
+            yield model_finding(context.model, _METHOD, "error", CONFIG, detail, fix)
         else:
             detail = f"{wanted} is not a quantisation method of {release}"
             yield server_finding(_METHOD, "error", "quantization", detail, fix)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder.models.config_json import CONFIG
 from builder.models.preflight.quantization_rules import chosen_method, methods
 from builder.models.preflight.server_context import joined, model_finding
 
@@ -70,7 +71,7 @@ def quantization_shapes(context: ServerContext) -> Iterator[Finding]:
     detail = f"{layers}; {older if is_awq else none}"
     fix = f'set dtype = "{_FLOAT16}" under [server], or ' if in_float16 else ""
     severity: Severity = "warning" if is_awq else "error"
-    yield model_finding(model, _RULE, severity, "config.json", detail, f"{fix}choose another checkpoint")
+    yield model_finding(model, _RULE, severity, CONFIG, detail, f"{fix}choose another checkpoint")
 
 
 def _uses_marlin(context: ServerContext, model: ModelFacts) -> bool:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.host.toml.documents import suggest
+from builder.models.config_json import CONFIG
 from builder.models.preflight.server_context import joined, model_finding, server_finding
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def context_length(context: ServerContext) -> Iterator[Finding]:
         model,
         _LENGTH,
         "error",
-        "config.json",
+        CONFIG,
         f"allows {longest} tokens{scaled}, and the server is set to max-model-len {length}",
         f'set max-model-len to {longest} or less; `{_ALLOW_LONG} = "1"` under [server.environment] overrides the check',
     )
@@ -88,7 +89,7 @@ def parallel_sizes(context: ServerContext) -> Iterator[Finding]:
     if model and heads and heads % tensor:
         detail = f"has {heads} attention heads, which --tensor-parallel-size {tensor} does not divide"
         fix = "choose a size that divides the heads, or leave the option out"
-        yield model_finding(model, _PARALLEL, "error", "config.json", detail, fix)
+        yield model_finding(model, _PARALLEL, "error", CONFIG, detail, fix)
     if context.gpu and tensor * pipeline > 1:
         needed, boards = tensor * pipeline, joined(sorted(context.boards)) or "a Jetson"
         detail = f"the server needs {needed} GPUs, and {boards} has one"

@@ -15,8 +15,8 @@ from builder.host.paths import shipped
 from builder.host.toml.documents import printable
 from builder.model import patterns
 from builder.model.recipes import Question
+from builder.models.config_json import CONFIG
 from builder.models.mistral_format import PARAMS
-from builder.models.selection import CONFIG
 from builder.project.init.proposals import NO_BOARD
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load, recipe_schema
