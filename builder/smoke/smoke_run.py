@@ -151,7 +151,7 @@ def _judge(run: SmokeRun, image: Image, log: Path, failed: StepFailedError | Non
     raise SmokeFailedError(
         f"smoke: {failed.message}" + (f": {cause}" if cause else ""),
         verdict=verdict,
-        where=run.launch.reference,
+        where=image.digest,
         hint=f"{matches[0].hint if matches else failed.hint}; the full log is in {log}",
         log=run.tail,
     )
