@@ -74,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         if FAULT == "error-in-log":
             say("(EngineCore pid=7) ERROR 11-24 10:00:00 [core.py:12] a block was freed twice")
         words = ["x9$ ", "zzz"] if FAULT == "garbage" else SCHEMA_WORDS if "response_format" in body else WORDS
+        words = words * 200 if FAULT == "endless" else words
         (self.stream if body["stream"] else self.whole)(words, body)
         if FAULT == "crashes-after-answer":
             threading.Timer(0.2, os._exit, [7]).start()

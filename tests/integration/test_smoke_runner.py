@@ -326,7 +326,7 @@ def test_a_model_that_hangs(run: Runner) -> None:
 
 
 def test_a_slow_answer_that_exceeds_its_time_although_it_moves(run: Runner) -> None:
-    error = run.failure(spec("slow", answer=5))
+    error = run.failure(spec("endless", answer=5))
     assert "no complete answer within 5 s" in error.message
 
 

@@ -13,6 +13,8 @@ from urllib.parse import quote
 from builder.errors import EngineError
 from builder.host import owner
 from builder.host.engine.docker import query_socket
+from builder.host.engine.image_lists import list_images, read_again
+from builder.host.engine.sdk_errors import engine_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,11 +77,8 @@ def _lists(engine: Engine) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     labelled, named = {"label": [LABEL]}, {"reference": [SMOKE, DOCTOR]}
     if engine.endpoint.startswith("unix://"):
         containers = query_socket(engine.endpoint, f"/containers/json?all=1&filters={quote(json.dumps(labelled))}")
-        return containers, query_socket(engine.endpoint, f"/images/json?filters={quote(json.dumps(named))}")
-    from docker.errors import DockerException  # noqa: PLC0415  # slow to import
-
-    try:
-        with closing(engine.client(_ANSWER_S)) as client:
-            return client.api.containers(all=True, filters=labelled), client.api.images(filters=named)
-    except (DockerException, OSError) as error:
-        raise EngineError(f"the engine does not answer: {error}", where=engine.endpoint) from error
+        path = f"/images/json?filters={quote(json.dumps(named))}"
+        return containers, read_again(lambda: query_socket(engine.endpoint, path), EngineError)
+    with engine_errors(engine), closing(engine.client(_ANSWER_S)) as client:
+        images = [image for name in (SMOKE, DOCTOR) for image in list_images(client, name)]
+        return client.api.containers(all=True, filters=labelled), images

@@ -9,11 +9,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
 from builder.errors import EngineError
 from builder.host.engine.container import forget_tag
+from builder.host.engine.image_lists import list_images
+from builder.host.engine.sdk_errors import engine_errors
 from builder.host.engine.temporary import SMOKE, tags_left, temporary_tag
 from builder.host.process import signals_deferred
 from builder.image.oci.layout import absence, absent_blobs, blob, find_corruption, image_blobs, open_blob
@@ -33,6 +35,9 @@ _BLOCK = 1 << 20
 # The engine drops the name of an image at once.
 _NAME_GONE_S = 2.0
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
+# containerd's words when another process removes an image whose layers this one has, too, while they are unpacked.
+_REMOVED_MEANWHILE = re.compile(r"\bsnapshot \S+ does not exist\b|\bcontent digest \S+: not found\b")
+_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +77,11 @@ def loaded(
         IntegrityError: a blob of the image is missing or truncated in the layout.
     """
     with closing(engine.client()) as client:
-        # An image of a killed process may lack layers.
-        _forget_abandoned(client)
-        present = reference_of(client, image)
-        reference = present or _load(client, image, layout, console, blobs or EngineBlobs(), make)
+        with engine_errors(engine):
+            # An image of a killed process may lack layers.
+            _forget_abandoned(client)
+            present = reference_of(client, image)
+            reference = present or _load(client, image, layout, console, blobs or EngineBlobs(), make)
         try:
             yield reference
             if keep_as:
@@ -100,7 +106,7 @@ def _hand_back(engine: Engine, reference: str) -> None:
 def reference_of(client: DockerClient, image: Image) -> str | None:
     """Return the image's ID in the engine: the manifest's digest, or the config's if the engine unpacks layers."""
     for digest in (image.digest, image.config.digest):
-        with suppress(ImageNotFound):
+        with suppress(NotFound):
             if client.images.get(digest).attrs.get("Architecture") == image.platform.split("/")[1]:
                 return digest
     return None
@@ -118,6 +124,10 @@ def _load(
             return name
     _provide(image, layout, blobs, make)
     reason = _send(client, image, layout, name, console, blobs)
+    tries = 1
+    while reason and _REMOVED_MEANWHILE.search(reason) and tries < _TRIES:
+        reason = _send(client, image, layout, name, console, blobs)
+        tries += 1
     if reason:
         # A damaged blob explains a refusal.
         sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in blobs.digests)
@@ -177,7 +187,7 @@ def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
     Other engines name images by their configuration, so the set is empty.
     """
     layers: set[str] = set()
-    for image in client.api.images():
+    for image in list_images(client):
         path = blob(layout, str(image["Id"]))
         with suppress(OSError, ValueError, KeyError, TypeError):
             layers |= {str(layer["digest"]) for layer in json.loads(path.read_bytes())["layers"]}
@@ -186,7 +196,7 @@ def _layers_in_use(client: DockerClient, layout: Path) -> frozenset[str]:
 
 def _not_taken(reason: str, name: str) -> EngineError:
     hint = "run `jbuild doctor`"
-    if "no space left on device" in reason.lower():
+    if _DISK_FULL.search(reason):
         hint = "free space where the engine keeps its data: `docker system df`, `docker image prune`"
     return EngineError(f"the engine could not load the image: {reason.strip()}", where=name, hint=hint)
 
@@ -196,7 +206,7 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
     before = None
     repository, _, tag = name.rpartition(":")
     try:
-        with suppress(ImageNotFound):
+        with suppress(NotFound):
             before = client.images.get(name)
         client.api.tag(reference, repository, tag, force=True)
         if before is None or before.id == client.images.get(name).id:
@@ -205,7 +215,7 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
         reason = str(getattr(error, "explanation", None) or error).strip()
         hint = "check the engine with `jbuild doctor`; the same command then resumes here"
         raise EngineError(f"the engine could not tag the image: {reason}", where=name, hint=hint) from error
-    with suppress(ImageNotFound, APIError):
+    with suppress(APIError):
         # Without force: an image with a tag or a container stays.
         if not client.images.get(str(before.id)).tags:
             client.api.remove_image(str(before.id))
@@ -213,7 +223,7 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
 
 def _forget_abandoned(client: DockerClient) -> None:
     """Remove the tags of killed jbuild processes."""
-    for name in tags_left(client.api.images(name=SMOKE)):
+    for name in tags_left(list_images(client, SMOKE)):
         forget_tag(client, name)
 
 

@@ -7,10 +7,11 @@ import tarfile
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, cast
 
-from docker.errors import ImageNotFound
+from docker.errors import NotFound
 
 from builder.errors import EngineError
 from builder.host.chunk_stream import as_file
+from builder.host.engine.image_lists import list_images
 from builder.host.files import copy_hashed, disk_errors
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class EngineLayers:
 
 def _stacks(client: DockerClient) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the ID of each image with its layers, the lowest first."""
-    for image in client.api.images():
-        with suppress(ImageNotFound):
+    for image in list_images(client):
+        with suppress(NotFound):
             facts = client.api.inspect_image(image["Id"])  # type: ignore[no-untyped-call]
             yield str(image["Id"]), tuple((facts.get("RootFS") or {}).get("Layers") or ())
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from docker.errors import DockerException, ImageNotFound
-from requests import RequestException
+from docker.errors import NotFound
 
 from builder.errors import EngineError
+from builder.host.engine.sdk_errors import engine_errors
 from builder.host.files import temp_folder
 from builder.image.oci.engine_load import EngineBlobs, loaded, reference_of
 from builder.image.oci.layout import read_config
@@ -18,7 +18,6 @@ from builder.publish.bundle.engine_layers import EngineLayers
 from builder.publish.bundle.lacking_blobs import lacking_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -47,7 +46,7 @@ def load_into_engine(bundle: OpenBundle, engine: Engine, session: Session) -> En
         DiskError: layers of the engine do not fit into the cache.
     """
     name = proven_name(bundle.bundle.recipe, bundle.bundle.cell)
-    with _engine_errors(engine), closing(engine.client()) as client:
+    with engine_errors(engine), closing(engine.client()) as client:
         present = reference_of(client, bundle.bundle.image) is not None
         if not (present and _is_named(client, name, bundle)):
             with temp_folder(session.workspace.bundles, "layers") as folder:
@@ -61,7 +60,7 @@ def _is_named(client: DockerClient, name: str, bundle: OpenBundle) -> bool:
     image = bundle.bundle.image
     try:
         return client.images.get(name).id in (image.digest, image.config.digest)
-    except ImageNotFound:
+    except NotFound:
         return False
 
 
@@ -95,13 +94,3 @@ def _blobs(client: DockerClient, engine: Engine, bundle: OpenBundle, folder: Pat
         present=frozenset(missing - saved.keys()),
         uncompressed={digest: files[diff_id] for digest, diff_id in saved.items()},
     )
-
-
-@contextmanager
-def _engine_errors(engine: Engine) -> Iterator[None]:
-    try:
-        yield
-    except (DockerException, RequestException) as error:
-        reason = str(getattr(error, "explanation", None) or error).strip()
-        hint = "check the engine with `jbuild doctor`, then run the same command again"
-        raise EngineError(f"the engine failed: {reason}", where=engine.endpoint, hint=hint) from error
