@@ -1,7 +1,7 @@
 """The engine's lists of images.
 
-Docker Engine answers them with 404 while another process removes an image: it reads each image after it has collected
-their names (https://github.com/moby/moby/issues/52688).
+With containerd's store, Docker Engine (28.2) answers 404 while another process removes an image: it collects the names,
+then reads the content of each.
 """
 
 from __future__ import annotations
