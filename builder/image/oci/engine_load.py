@@ -123,11 +123,11 @@ def _load(
         if not _send(client, image, layout, name, console, some):
             return name
     _provide(image, layout, blobs, make)
-    reason = _send(client, image, layout, name, console, blobs)
-    tries = 1
-    while reason and _REMOVED_MEANWHILE.search(reason) and tries < _TRIES:
+    reason: str | None = None
+    for _ in range(_TRIES):
         reason = _send(client, image, layout, name, console, blobs)
-        tries += 1
+        if not (reason and _REMOVED_MEANWHILE.search(reason)):
+            break
     if reason:
         # A damaged blob explains a refusal.
         sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in blobs.digests)
