@@ -29,16 +29,16 @@ def list_folder(name: str, source: FolderSource) -> dict[str, os.stat_result]:
     """Return the files of a model's folder, except hidden ones, by their relative path.
 
     Raises:
-        ModelError: no such folder, no configuration, or an entry that cannot be a model's file.
+        ModelError: no such folder, no configuration, or an entry that cannot be read or be a model's file.
     """
     folder = source.path
-    if not folder.is_dir():
-        flaw = "is not a folder" if folder.exists() else "does not exist"
-        raise ModelError(f"model {name}: the folder {flaw}", where=str(folder), hint=source.hint)
-    # Checked first: the walk through a wrong folder, such as a home, may take minutes.
-    if not any((folder / path).exists() for path in (CONFIG, PARAMS, ADAPTER)):
-        raise no_config(name, str(folder))
     with readable(name):
+        if not folder.is_dir():
+            flaw = "is not a folder" if folder.exists() else "does not exist"
+            raise ModelError(f"model {name}: the folder {flaw}", where=str(folder), hint=source.hint)
+        # Checked first: the walk through a wrong folder, such as a home, may take minutes.
+        if not any((folder / path).exists() for path in (CONFIG, PARAMS, ADAPTER)):
+            raise no_config(name, str(folder))
         return dict(_walk(name, folder, folder.resolve(), ""))
 
 

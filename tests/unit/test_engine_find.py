@@ -145,6 +145,13 @@ def test_our_own_engine_comes_last(workspace: Workspace, serve: Callable[..., st
     assert engine.is_local
 
 
+def test_a_socket_of_docker_host_that_is_not_there(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(EngineError, match=r"no socket at /nowhere/docker\.sock") as caught:
+        find_engine(workspace)
+    assert (caught.value.hint or "").startswith("correct or unset DOCKER_HOST")
+
+
 @pytest.mark.parametrize("host", [None, "", "nonsense", 5])
 def test_no_engine_at_all(workspace: Workspace, host: object) -> None:
     record(workspace, host)

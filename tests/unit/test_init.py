@@ -174,7 +174,11 @@ def test_a_model_is_named_after_its_source(project: Path, command_line: CommandL
 def test_a_model_that_is_not_there_is_remarked(project: Path, command_line: CommandLine) -> None:
     said = f"the model's folder {project / 'tiny'} "
     code, _, err = command_line("init", "one", "--board", "none", "--model", "../tiny")
-    assert (code, f"warning: {said}does not exist: sources are relative to the recipe" in err) == (0, True)
+    assert (code, f"warning: {said}does not exist: correct `source` in the recipe" in err) == (0, True)
+    hub = "a model of the hub is `hf://Qwen/Qwen2.5-0.5B@main`"
+    assert hub in " ".join(command_line("init", "hub", "--board", "none", "--model", "Qwen/Qwen2.5-0.5B")[2].split())
+    code, _, err = command_line("init", "long", "--board", "none", "--model", f"../{'x' * 300}/m")
+    assert (code, "cannot be read: File name too long" in " ".join(err.split())) == (0, True)
     (project / "tiny").mkdir()
     assert f"{said}has no config.json" in command_line("init", "two", "--board", "none", "--model", "../tiny")[2]
     (project / "tiny" / "config.json").write_text("{}")

@@ -292,6 +292,11 @@ def test_an_index_in_a_folder_below(folder: Path) -> None:
     assert "named in draft/model.safetensors.index.json is missing" in refused(folder).message
 
 
+def test_a_folder_that_cannot_be_looked_at(folder: Path) -> None:
+    error = refused(folder, source="x" * 300)
+    assert error.message == "model tiny: a file cannot be read: File name too long"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_files_that_may_not_be_read(folder: Path) -> None:
     (folder / "tokenizer.json").chmod(0)

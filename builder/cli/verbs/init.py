@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,9 +80,13 @@ def command(name: str | None, board: str | None, as_json: bool, **values: str | 
 def _from_recipes(source: str, workspace: Workspace) -> str:
     """Return a folder relative to recipes/: a shell completes it relative to the current folder."""
     folder, recipes = Path(source), workspace.project / "recipes"
-    if "://" in source or folder.is_absolute() or (recipes / folder).is_dir() or not folder.is_dir():
+    if "://" in source or folder.is_absolute():
         return source
-    return os.path.relpath(folder, recipes)
+    # A folder that cannot be looked at is remarked once the recipe is there.
+    with suppress(OSError):
+        if folder.is_dir() and not (recipes / folder).is_dir():
+            return os.path.relpath(folder, recipes)
+    return source
 
 
 def _ask_board(console: Console) -> str:

@@ -295,7 +295,9 @@ def query_socket(endpoint: str, request: str) -> Any:
         raise EngineError("permission denied on the Docker socket", where=endpoint, hint=hint) from error
     except FileNotFoundError as error:
         message = f"Docker is not running (no socket at {path})"
-        raise EngineError(message, where=endpoint, hint=_START) from error
+        is_chosen = os.environ.get("DOCKER_HOST") == endpoint
+        hint = "correct or unset DOCKER_HOST, or start that engine; then `jbuild doctor`" if is_chosen else _START
+        raise EngineError(message, where=endpoint, hint=hint) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _silent(endpoint, error) from error
     finally:

@@ -154,10 +154,10 @@ def _syntax_problem(path: Path, text: str, reason: str) -> Problem:
         rest, before = line[column - 1 :].strip()[:_EXCERPT], [*lines[: row - 1], line[: column - 1]]
     shown = f": `{printable(rest)}`" if rest else ""
     message = f"not valid TOML: {printable(reason)}{shown}"
-    return Problem(path=path, line=row, key="", message=message, hint=_unclosed(before, row, rest))
+    return Problem(path=path, line=row, key="", message=message, hint=_unclosed(before, row, reason, rest))
 
 
-def _unclosed(lines: list[str], row: int, rest: str) -> str | None:
+def _unclosed(lines: list[str], row: int, reason: str, rest: str) -> str | None:
     """Return a hint at a bracket that is still open after these lines; the mistake in line `row` begins with `rest`."""
     opened: list[tuple[int, str]] = []
     text = "\n".join(lines)
@@ -168,7 +168,8 @@ def _unclosed(lines: list[str], row: int, rest: str) -> str | None:
             opened.pop()
     if opened and opened[-1][1] == "{" and not rest:
         return "write a table in braces in one line, without a comma after its last key"
-    lists = [number for number, bracket in opened if bracket == "[" and number < row]
+    is_list = "array" in reason or "end of document" in reason
+    lists = [number for number, bracket in opened if bracket == "[" and (is_list or number < row)]
     return f"the list that begins in line {lists[-1]} has no `]`, or no comma after one of its items" if lists else None
 
 

@@ -157,9 +157,21 @@ def _names(names: Sequence[str]) -> str:
 def _absent_models(path: Path) -> Iterator[str]:
     for model in load(path).spec.models:
         source = locate(model.source, path.parent, Config())
-        if isinstance(source, FolderSource) and not any((source.path / name).is_file() for name in (CONFIG, PARAMS)):
-            problem = f"has no {CONFIG}" if source.path.is_dir() else "does not exist"
-            yield f"the model's folder {source.path.resolve()} {problem}: sources are relative to the recipe"
+        problem = _folder_problem(source) if isinstance(source, FolderSource) else None
+        if problem:
+            yield problem
+
+
+def _folder_problem(source: FolderSource) -> str | None:
+    subject = f"the model's folder {source.path.resolve()}"
+    try:
+        if not source.path.is_dir():
+            return f"{subject} does not exist: {source.hint}"
+        return (
+            None if any((source.path / name).is_file() for name in (CONFIG, PARAMS)) else f"{subject} has no {CONFIG}"
+        )
+    except OSError as error:
+        return f"{subject} cannot be read: {error.strerror}"
 
 
 def _is_shipped(path: Path) -> bool:
