@@ -8,13 +8,14 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, ImageNotFound
 from docker.types import LogConfig
 from requests import RequestException
 
 from builder.device.service_records import CACHE, CPU_PERIOD_US, KEY_TARGET, address_of
 from builder.errors import EngineError, SmokeError
 from builder.host.engine.container import RunningContainer, remove_leftovers
+from builder.host.engine.sdk_errors import reason_of
 from builder.host.engine.temporary import owner_label
 from builder.remote.openai import OpenAIServer
 
@@ -100,7 +101,7 @@ def provide(client: DockerClient, image: str, platform: str | None, console: Con
                 if event.get("status") == "Pull complete":
                     task.advance(1)
         except (APIError, RequestException) as error:
-            raise EngineError(f"cannot pull the image: {_explanation(error)}", where=image, hint=hint) from error
+            raise EngineError(f"cannot pull the image: {reason_of(error)}", where=image, hint=hint) from error
 
 
 def start(
@@ -119,7 +120,7 @@ def start(
     except APIError as error:
         is_taken = error.status_code == HTTPStatus.CONFLICT
         hint = f"stop it: `docker rm --force {service.name}`" if is_taken else "see the engine's log; `jbuild doctor`"
-        raise EngineError(_explanation(error), where=service.image, hint=hint) from error
+        raise EngineError(reason_of(error), where=service.image, hint=hint) from error
     container = RunningContainer(created)
     try:
         created.start()
@@ -127,7 +128,7 @@ def start(
         container.remove()
         if not isinstance(error, APIError):
             raise
-        message = f"the container does not start: {_explanation(error)}"
+        message = f"the container does not start: {reason_of(error)}"
         hint = "if the port is taken, name another one with --publish; `jbuild doctor` checks the engine"
         raise EngineError(message, where=service.image, hint=hint) from error
     return container
@@ -190,7 +191,3 @@ def end_of(container: RunningContainer, service: Service) -> int:
     if out_of_memory or code == KILLED:
         hint = "lower --max-model-len or --max-num-seqs, or give it more memory; `jbuild fit` shows the sum"
     raise SmokeError(f"the server {why}", where=service.name, hint=hint, log=container.last_lines(_LAST_LINES))
-
-
-def _explanation(error: DockerException | RequestException) -> str:
-    return str(getattr(error, "explanation", None) or error)

@@ -22,7 +22,7 @@ def lock_tree(owner: str, location: str, commit: str | None, session: Session) -
     with a `commit`, the address of a repository.
 
     Raises:
-        LockError: there is no such folder or commit, or the folder is outside the project.
+        LockError: the folder or commit does not exist, or the folder is outside the project.
         EngineError: git is missing.
     """
     if commit:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from builder.host.config import Config
 
 _HUB = "hf://"
-# ORGANISATION/NAME or ORGANISATION/NAME@REVISION, in which the scheme was forgotten.
-_LIKE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?")
 _OCI = "oci://"
 _COMMIT = r"[0-9a-f]{40}"
 
@@ -78,8 +76,9 @@ def locate(uri: str, recipe_folder: Path, config: Config) -> ModelSource:
         return _in_registry(uri, config)
     if "://" not in uri:
         hint = "correct `source` in the recipe: it is relative to the recipe's folder"
-        if _LIKE_HUB.fullmatch(uri):
-            hint += f"; a model of the hub is `{_HUB}{uri}{'' if '@' in uri else '@main'}`"
+        on_hub = f"{_HUB}{uri}" if "@" in uri else f"{_HUB}{uri}@main"
+        if re.fullmatch(patterns.HUB_SOURCE, on_hub):
+            hint += f"; a model of the hub is `{on_hub}`"
         return FolderSource(path=_expanded(recipe_folder, uri), hint=hint)
     if not re.fullmatch(patterns.HUB_SOURCE, uri) or ".." in uri:
         raise ModelError(

@@ -15,6 +15,7 @@ from requests import RequestException
 
 from builder.errors import EngineError, RecipeError
 from builder.host.engine.docker import has_bridge
+from builder.host.engine.sdk_errors import reason_of
 from builder.jetson.advisories import symptoms_in
 from builder.model.verdicts import Compilations, SmokeFailedError, Verdict
 from builder.recipe import value_checks
@@ -102,7 +103,7 @@ def _run(run: SmokeRun, log: Path) -> StepFailedError | None:
     except StepFailedError as failed:
         return failed
     except APIError as error:
-        message = f"the engine could not start the container: {error.explanation or error}"
+        message = f"the engine could not start the container: {reason_of(error)}"
         return StepFailedError("start", "not-started", message)
     except (DockerException, RequestException) as error:
         raise EngineError(

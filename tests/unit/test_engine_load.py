@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from docker.errors import APIError, ImageNotFound, NotFound
+from servers import make_image
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console
 from builder.host.engine import image_lists
 from builder.image.oci.engine_load import loaded
-from builder.model.images import Descriptor, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from builder.host.engine.docker import Engine
+    from builder.model.images import Image
 
 SNAPSHOT = (
     'failed to unpack loaded image: failed to prepare extraction snapshot "extract-1-x sha256:aa": '
@@ -89,17 +89,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
     """An image of one layer in an OCI layout."""
-
-    def put(data: bytes) -> Descriptor:
-        digest = hashlib.sha256(data).hexdigest()
-        path = tmp_path / "blobs" / "sha256" / digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return Descriptor(media_type="m", digest=f"sha256:{digest}", size=len(data))
-
-    return Image(
-        platform="linux/arm64", manifest=put(b"{}"), config=put(b"{} "), layers=(put(b"layer" * 99),), labels=()
-    )
+    return make_image(tmp_path, sizes=(500,))
 
 
 def load(image: Image, layout: Path, engine: StandIn) -> str:

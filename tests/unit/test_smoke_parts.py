@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from servers import make_image
 
 from builder.errors import EngineError, RecipeError, SmokeError, UsageError
 from builder.host import records
@@ -275,21 +276,8 @@ def test_memory_in_use(sample: dict[str, object], used: int) -> None:
 
 @pytest.fixture
 def built(tmp_path: Path) -> Image:
-    def put(data: bytes) -> Descriptor:
-        digest = hashlib.sha256(data).hexdigest()
-        path = tmp_path / "blobs" / "sha256" / digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return Descriptor(media_type="m", digest=f"sha256:{digest}", size=len(data))
-
-    layer = put(b"l" * 1000)
-    return Image(
-        platform="linux/arm64",
-        manifest=put(b"manifest"),
-        config=put(b"c" * 512),
-        layers=(layer, layer, put(b"")),
-        labels=(),
-    )
+    """An image of an OCI layout in which two layers are the same blob."""
+    return make_image(tmp_path, contents=(b"l" * 1000, b"l" * 1000, b""))
 
 
 def test_the_tar_stream_holds_what_engines_read(built: Image, tmp_path: Path) -> None:

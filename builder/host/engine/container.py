@@ -21,6 +21,7 @@ from builder.errors import EngineError
 from builder.host import owner
 from builder.host.chunk_stream import as_file
 from builder.host.engine.gpu_access import uses_gpu
+from builder.host.engine.sdk_errors import reason_of
 from builder.host.engine.temporary import LABEL, owner_label
 from builder.host.files import disk_errors
 from builder.host.process import signals_deferred
@@ -197,9 +198,8 @@ class RunningContainer:
         except NotFound:
             return
         except (APIError, tarfile.TarError) as error:
-            reason = getattr(error, "explanation", None) or error
-            hint = "run `jbuild doctor`"
-            raise EngineError(f"the files of {folder} in the container cannot be read: {reason}", hint=hint) from error
+            message = f"the files of {folder} in the container cannot be read: {reason_of(error)}"
+            raise EngineError(message, hint="run `jbuild doctor`") from error
 
     def output(self) -> str:
         """Return the program's standard output so far."""

@@ -22,6 +22,10 @@ def engine_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (DockerException, RequestException) as error:
-        reason = str(getattr(error, "explanation", None) or error).strip()
         hint = "check the engine with `jbuild doctor`, then run the same command again"
-        raise EngineError(f"the engine failed: {reason}", where=engine.endpoint, hint=hint) from error
+        raise EngineError(f"the engine failed: {reason_of(error)}", where=engine.endpoint, hint=hint) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the engine's own words in an error of the SDK, or else those of the SDK."""
+    return str(getattr(error, "explanation", None) or error).strip()

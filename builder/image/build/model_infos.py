@@ -23,6 +23,7 @@ from builder.errors import BuildError, EngineError
 from builder.host import records, tarball
 from builder.host.engine.container import temporary_container
 from builder.host.engine.emulation import emulator_settings
+from builder.host.engine.sdk_errors import reason_of
 from builder.host.files import disk_errors, mark_used
 from builder.host.tarball import file_of
 from builder.image.layers.layer_blobs import blobs_of
@@ -175,8 +176,7 @@ def _inspected(run: CellRun, image: Image, engine: Engine, subject: _Subject) ->
                 _wait(run, container, subject)
                 return _read(container)
         except (DockerException, RequestException) as error:
-            reason = getattr(error, "explanation", None) or error
-            raise EngineError(f"the engine could not start vLLM's inspection: {reason}") from error
+            raise EngineError(f"the engine could not start vLLM's inspection: {reason_of(error)}") from error
 
 
 def _arguments(

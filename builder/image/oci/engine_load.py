@@ -15,7 +15,7 @@ from requests import RequestException
 from builder.errors import EngineError
 from builder.host.engine.container import forget_tag
 from builder.host.engine.image_lists import list_images
-from builder.host.engine.sdk_errors import engine_errors
+from builder.host.engine.sdk_errors import engine_errors, reason_of
 from builder.host.engine.temporary import SMOKE, tags_left, temporary_tag
 from builder.host.process import signals_deferred
 from builder.image.oci.layout import absence, absent_blobs, blob, find_corruption, image_blobs, open_blob
@@ -163,7 +163,7 @@ def _send(
             events = list(client.api.load_image(content))  # type: ignore[no-untyped-call]
         reason = next((str(event["error"]) for event in events if "error" in event), None)
     except (DockerException, RequestException) as error:
-        reason = str(getattr(error, "explanation", None) or error)
+        reason = reason_of(error)
     except BaseException:
         # Another connection removes what the engine may have named already.
         with signals_deferred():
@@ -212,9 +212,8 @@ def _tag(client: DockerClient, reference: str, name: str) -> None:
         if before is None or before.id == client.images.get(name).id:
             return
     except (DockerException, RequestException) as error:
-        reason = str(getattr(error, "explanation", None) or error).strip()
         hint = "check the engine with `jbuild doctor`; the same command then resumes here"
-        raise EngineError(f"the engine could not tag the image: {reason}", where=name, hint=hint) from error
+        raise EngineError(f"the engine could not tag the image: {reason_of(error)}", where=name, hint=hint) from error
     with suppress(APIError):
         # Without force: an image with a tag or a container stays.
         if not client.images.get(str(before.id)).tags:

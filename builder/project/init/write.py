@@ -167,11 +167,11 @@ def _folder_problem(source: FolderSource) -> str | None:
     try:
         if not source.path.is_dir():
             return f"{subject} does not exist: {source.hint}"
-        return (
-            None if any((source.path / name).is_file() for name in (CONFIG, PARAMS)) else f"{subject} has no {CONFIG}"
-        )
+        if not any((source.path / name).is_file() for name in (CONFIG, PARAMS)):
+            return f"{subject} has no {CONFIG}"
     except OSError as error:
         return f"{subject} cannot be read: {error.strerror}"
+    return None
 
 
 def _is_shipped(path: Path) -> bool:
