@@ -95,11 +95,14 @@ def test_a_mistake_in_the_configuration(project: Project) -> None:
 # --- the engine
 
 
-@pytest.mark.parametrize("host", [DEAD_ENGINE, "tcp://127.0.0.1:{port}"])
-def test_no_engine(finished: Project, host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "step"),
+    [(DEAD_ENGINE, "correct or unset DOCKER_HOST"), ("tcp://127.0.0.1:{port}", "scripts/engine up")],
+)
+def test_no_engine(finished: Project, host: str, step: str) -> None:
     host = host.format(port=free_port())
     for verb in ("build", "smoke"):
-        assert_refused(finished.run(verb, "--force", DOCKER_HOST=host), 7, "engine", "scripts/engine up")
+        assert_refused(finished.run(verb, "--force", DOCKER_HOST=host), 7, "engine", step)
     done = finished.run("recipe", "--push", "--json", DOCKER_HOST=host)
     assert (done.code, done.ran()) == (0, [])
 
