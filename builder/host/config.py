@@ -247,9 +247,7 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     text, kind = os.environ[variable], field.type.schema()["type"]
     value: Any = text.split() if kind == "array" else text
     if kind == "boolean":
-        value = {"true": True, "false": False}.get(text.lower())
-        if value is None:
-            raise RecipeError(f"{variable}: must be true or false", where=text, hint=f"unset {variable} or correct it")
+        value = {"true": True, "false": False}.get(text.lower(), text)
     if kind in ("number", "integer"):
         with suppress(ValueError):
             value = float(text) if kind == "number" else int(text)

@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import DocumentError, JbuildError
+from builder.errors import DocumentError, JbuildError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,13 +180,24 @@ class Console:
         return self.terminal and sys.stdin.isatty()
 
     def ask(self, question: str, choices: Sequence[str] = (), *, default: str | None = None) -> str:
-        """Ask the person at the terminal until the answer is one of the choices, if there are any."""
+        """Ask the person at the terminal until the answer is one of the choices, if there are any.
+
+        Raises:
+            UsageError: the input ended.
+        """
         import click  # noqa: PLC0415  # verbs that ask have loaded it already
 
         kind = click.Choice(tuple(choices)) if choices else click.STRING
-        answer: str = click.prompt(
-            question, default=default, type=kind, show_choices=len(choices) < _MOST_SHOWN, err=True
-        )
+        try:
+            answer: str = click.prompt(
+                question, default=default, type=kind, show_choices=len(choices) < _MOST_SHOWN, err=True
+            )
+        except click.Abort as abort:
+            # click raises the same for Ctrl-C.
+            if not isinstance(abort.__context__, EOFError):
+                raise
+            self.end()
+            raise UsageError("the input ended at a question", hint="give the answers as options: see --help") from abort
         return answer
 
     @contextmanager

@@ -107,6 +107,12 @@ def test_no_engine(finished: Project, host: str, step: str) -> None:
     assert (done.code, done.ran()) == (0, [])
 
 
+def test_no_engine_is_found_before_the_first_stage(project: Project) -> None:
+    assert_refused(project.run("recipe", DOCKER_HOST=DEAD_ENGINE), 7, "engine", "DOCKER_HOST")
+    assert nothing_made(project)
+    assert project.run("render", "--json", DOCKER_HOST=DEAD_ENGINE).ran() == ["lock", "audit", "render"]
+
+
 def test_no_buildx(finished: Project, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     done = finished.run("build", "--force", PATH=str(tmp_path / "bin"))

@@ -187,6 +187,15 @@ def test_a_cell_that_was_not_built(session: Session, tmp_path: Path) -> None:
     assert "jbuild build demo --cell one" in (caught.value.hint or "")
 
 
+def test_a_folder_with_other_files_is_refused_before_the_image_is_read(session: Session, tmp_path: Path) -> None:
+    job = make_cell(session)
+    shutil.rmtree(session.workspace.images)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"other files already: notes\.txt"):
+        write(job, session, tmp_path / "home")
+
+
 # Earlier images
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from engine_factory import make_engine
 from factories import make_lock, make_locked_wheel
 from recipe_factory import RECIPE
 
@@ -25,6 +26,8 @@ from builder.cli.verbs import listings
 from builder.errors import CellsFailedError, JbuildError, UsageError
 from builder.host import process, records
 from builder.host.paths import CellFolder, cache_folder
+from builder.host.process import Completed
+from builder.image.build import stage as build_stage
 from builder.lock import lockfile
 from builder.pipeline import history
 from builder.publish import registry_check
@@ -300,10 +303,31 @@ def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project:
 def test_a_registry_that_is_down_is_noticed_before_anything_runs(
     jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine(emulated=("amd64",)))
     monkeypatch.setattr(registry_check, "_RETRY_WITHIN_S", 0.0)
     code, found, _ = failure(jbuild, "recipe", "demo", "--push", "--registry", "127.0.0.1:1/edge")
     assert (code, found["where"]) == (11, "127.0.0.1:1/edge/vllm")
     assert found["message"] == "the push would fail: connection refused"
+    assert not (project / "locks").exists()
+
+
+def test_an_engine_that_is_down_is_noticed_before_anything_runs(
+    jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{project}/docker.sock")
+    code, found, _ = failure(jbuild, "build", "demo")
+    assert (code, found["where"]) == (7, f"unix://{project}/docker.sock")
+    assert not (project / "locks").exists()
+
+
+def test_missing_emulation_is_noticed_before_anything_runs(
+    jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine(architecture="amd64"))
+    builder = Completed(argv=(), code=0, stdout="Platforms: linux/amd64", stderr="")
+    monkeypatch.setattr(process, "run", lambda *_, **__: builder)
+    code, found, _ = failure(jbuild, "build", "demo")
+    assert (code, found["message"]) == (7, "the engine's machine (amd64) cannot run arm64 programs")
     assert not (project / "locks").exists()
 
 

@@ -269,8 +269,8 @@ def test_answers_that_make_no_recipe(
     assert not (project / "recipes").exists()
 
 
-def converse(folder: Path, *arguments: str, answers: list[tuple[str, str]]) -> str:
-    """Run jbuild on a terminal of its own, and answer its questions."""
+def converse(folder: Path, *arguments: str, answers: list[tuple[str, str]], code: int = 0) -> str:
+    """Run jbuild on a terminal of its own, and answer its questions; it ends with this exit code."""
     control, terminal = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm", "COLUMNS": "120"}
     argv = [sys.executable, "-m", "builder", *arguments]
@@ -287,7 +287,7 @@ def converse(folder: Path, *arguments: str, answers: list[tuple[str, str]]) -> s
             os.write(control, f"{answers.pop(0)[1]}\n".encode())
             said += "\n"
     os.close(control)
-    assert child.wait() == 0, said
+    assert child.wait() == code, said
     assert not answers, said
     return said
 
@@ -311,3 +311,18 @@ def test_on_a_terminal_what_is_missing_is_asked(project: Path) -> None:
     assert recipe.matrix.all_values()["l4t"] == ("36.4.7",)
     assert recipe.spec.publish.registries == ("127.0.0.1:5000/edge",)
     assert recipe.spec.models[0].source == "../models/tiny"
+
+
+def test_the_end_of_the_input_at_a_question_is_one_error(project: Path) -> None:
+    end_of_input = "\x04"
+    said = converse(project, "init", answers=[("Board", "orin-nx-16"), ("L4T release", end_of_input)], code=2)
+    assert "error: the input ended at a question" in said
+    assert not (project / "recipes").exists()
+
+
+def test_hints_are_about_the_options(project: Path, command_line: CommandLine) -> None:
+    _, _, err = command_line("init", "--board", "orin-nx-16", "--cuda", "99.1")
+    assert "next: name another with --cuda or --python, or leave the option out" in err
+    _, _, err = command_line("init", "--board", "")
+    (hint,) = re.findall("next: boards: (.*)", err)
+    assert set(hint.split(", ")) == set(board_choices())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,6 @@ from builder.host.toml import documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from builder.host.toml.documents import Table
 
@@ -55,6 +56,32 @@ def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tu
         ("[x]\nab = 1", lambda t: t.table("x").done(["abc"]), (2, "x.ab", "unknown key `ab`", "did you mean `abc`?")),
         ("zz = 1", lambda t: t.done(["abc"]), (1, "zz", "unknown key `zz`", "valid here: abc")),
         ('"a b" = 1', lambda t: t.done(), (1, '"a b"', "unknown key `a b`", "there are none")),
+        (
+            "[a]\nb = 1",
+            lambda t: list(t.tables("a")),
+            (1, "a", "must be a list of tables, not a table", "write `[[a]]`, with two brackets on each side"),
+        ),
+        (
+            "[x]\n[[x.a]]\nb = 1",
+            lambda t: t.table("x").table("a"),
+            (2, "x.a", "must be a table, not a list", "write `[x.a]`, with one bracket on each side, and only once"),
+        ),
+        (
+            'a = "20"',
+            lambda t: t.integer("a"),
+            (1, "a", "must be a whole number, not a string", "write it without quotes: 20"),
+        ),
+        (
+            'a = "0.5"',
+            lambda t: t.number("a"),
+            (1, "a", "must be a number, not a string", "write it without quotes: 0.5"),
+        ),
+        ('a = "0.5"', lambda t: t.integer("a"), (1, "a", "must be a whole number, not a string", None)),
+        (
+            'a = "true"',
+            lambda t: t.boolean("a", default=True),
+            (1, "a", "must be true or false, not a string", "write it without quotes: true"),
+        ),
     ],
 )
 def test_mistakes_are_located(
@@ -109,6 +136,78 @@ def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: i
     (problem,) = caught.value.problems
     assert problem.line == line
     assert (problem.hint or "").startswith(hint) if hint else problem.hint is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ('a = "x\nb = 2\n', 1, "the string that begins in line 1 has no closing quotation mark"),
+        ("a = 1\nb = 'x\nc = 2\n", 3, "the string that begins in line 2 has no closing quotation mark"),
+        ('a = """x\n\n', 1, "the string that begins in line 1 has no closing quotation mark"),
+        ('# don\'t\na = "it\'s"\nb = debian12\n', 3, 'write text in quotes: "debian12"'),
+        ("a = [/models/x]\n", 1, 'write text in quotes: "/models/x"'),
+        ("a = True\n", 1, "write it as `true`"),
+        ("a = off\n", 1, "write it as `false`"),
+        ("a = null\n", 1, "remove the line"),
+        ("a =\n", 1, "write a value after the `=`"),
+        ("a = 12.8.1\n", 1, 'write a version in quotes: "12.8.1"'),
+        ("a = 36.4.4-r1 # L4T\n", 1, 'write a version in quotes: "36.4.4-r1"'),
+        ("a = 1\na = 2\n", 2, "the key has a value already"),
+        ("[a]\n[a]\n", 2, "the table is there already"),
+        ("a: 1\n", 1, "write `key = value`"),
+        ('a = "C:\\dir"\n', 1, "write the string in single quotes, or each backslash twice"),
+        ("a = { b = 1, }\n", 1, "write a table in braces in one line, without a comma"),
+        ("a = = 1\n", 1, None),
+        ('a = "x" b = 1\n', 1, None),
+    ],
+)
+def test_common_mistakes_in_the_syntax_have_hints(tmp_path: Path, text: str, line: int, hint: str | None) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(DocumentError) as caught:
+        documents.read(path)
+    (problem,) = caught.value.problems
+    assert problem.line == line
+    assert (problem.hint or "").startswith(hint) if hint else problem.hint is None
+
+
+@given(st.text(alphabet="ab=[]{}\"'#\n\\ ,.:-1_"))
+def test_any_text_is_read_or_gives_one_problem_in_a_line_of_it(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "x.toml")
+        path.write_text(text)
+        try:
+            documents.read(path)
+        except DocumentError as error:
+            (problem,) = error.problems
+            assert problem.line is not None
+            assert 1 <= problem.line <= text.count("\n") + 1
+            assert "\n" not in problem.message + (problem.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("c = 1", "c", "it is a key of `[x]`"),
+        ("[x]\na = 1", "x.a", "it is a key of the document itself: write it above the first `[table]`"),
+        ("d = 1\n[[rows]]\nd = 2", "d", "it is a key of `[[rows]]`"),
+        ("d = 1", "d", "did you mean"),
+        ("[x]\nboth = 1", "x.both", "it is a key of the document itself"),
+        ("[x]\nhere = 1", "x.here", "did you mean `there`"),
+    ],
+)
+def test_a_key_in_another_table_is_named_where_it_belongs(tmp_path: Path, text: str, key: str, hint: str) -> None:
+    def parse(root: Table) -> None:
+        root.expect(["a", "b", "both", "dd"])
+        inner = root.table("x")
+        inner.expect(["c", "there"])
+        inner.done()
+        for row in root.rows("rows"):
+            row.expect(["d"])
+
+    ((_, found, message, given_hint),) = mistakes(tmp_path / "x.toml", text, parse)
+    assert (found, message) == (key, f"unknown key `{key.rpartition('.')[2]}`")
+    assert (given_hint or "").startswith(hint)
 
 
 def test_absent_and_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from builder.errors import DocumentError, Problem
 from builder.host.toml.positions import Key, line_numbers
+from builder.host.toml.syntax_hints import syntax_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,10 +29,6 @@ REQUIRED: Any = object()
 _Rule = tuple[str, str]
 Advice = Callable[[str], "str | None"]
 _ANY = ("(?s:.*)", "a string")
-# Brackets, and the strings and comments in which a bracket means nothing.
-_BRACKET = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]', re.DOTALL
-)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_VALUE = 200
 # How much of a line a mistake in the syntax shows.
@@ -46,6 +43,9 @@ _NOUNS: dict[type, str] = {
     list: "a list",
     dict: "a table",
 }
+_LIST_OF_TABLES = "a list of tables"
+# The most tables that a hint names for a key of theirs.
+_MOST_HOMES = 2
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -90,6 +90,7 @@ class Document:
     data: dict[str, Any]
     text: str
     problems: list[Problem] = field(default_factory=list)
+    _tables: list[Table] = field(default_factory=list)
     _lines: dict[tuple[Key, ...], int] | None = None
 
     def line_of(self, path: tuple[Key, ...]) -> int | None:
@@ -114,12 +115,24 @@ class Document:
         """Return the document's top table."""
         return Table(self, (), self.data)
 
+    def add(self, table: Table) -> None:
+        """Note a table that is read, for `homes`."""
+        self._tables.append(table)
+
+    def homes(self, key: str, path: tuple[Key, ...]) -> list[str]:
+        """Return the tables in which a key that is unknown at `path` is known, as their headers; at most two."""
+        paths = [table.path for table in self._tables if table.knows(key) and table.path != path]
+        headers = dict.fromkeys(_header(path) for path in paths)
+        return list(headers) if len(headers) <= _MOST_HOMES else []
+
     def finish(self, title: str) -> None:
         """Raise all mistakes noted so far.
 
         Raises:
             DocumentError: there is at least one.
         """
+        for table in self._tables:
+            table.note_unknown()
         if self.problems:
             raise DocumentError(title, sorted(self.problems, key=lambda p: (p.line or 0, p.key)))
 
@@ -144,33 +157,15 @@ def read(path: Path) -> Document:
 
 def _syntax_problem(path: Path, text: str, reason: str) -> Problem:
     """Return a mistake in the syntax, with its line and the text from where it begins."""
-    lines, at = text.splitlines(), re.search(r"at line (\d+), column (\d+)", reason)
-    if at is None:
-        # Truncated files fail at the end.
-        row, rest, before = len(text.rstrip().splitlines()), "", lines
-    else:
-        row, column = int(at[1]), int(at[2])
-        line = "".join(lines[row - 1 : row])
-        rest, before = line[column - 1 :].strip()[:_EXCERPT], [*lines[: row - 1], line[: column - 1]]
+    at, lines = re.search(r"at line (\d+), column (\d+)", reason), text.split("\n")
+    # Truncated files fail at the end.
+    row = int(at[1]) if at else text.rstrip().count("\n") + 1
+    column = int(at[2]) if at else len(lines[row - 1]) + 1
+    rest = lines[row - 1][column - 1 :].strip()[:_EXCERPT]
     shown = f": `{printable(rest)}`" if rest else ""
     message = f"not valid TOML: {printable(reason)}{shown}"
-    return Problem(path=path, line=row, key="", message=message, hint=_unclosed(before, row, reason, rest))
-
-
-def _unclosed(lines: list[str], row: int, reason: str, rest: str) -> str | None:
-    """Return a hint at a bracket that is still open after these lines; the mistake in line `row` begins with `rest`."""
-    opened: list[tuple[int, str]] = []
-    text = "\n".join(lines)
-    for match in _BRACKET.finditer(text):
-        if match[0] in ("[", "{"):
-            opened.append((text.count("\n", 0, match.start()) + 1, match[0]))
-        elif match[0] in ("]", "}") and opened:
-            opened.pop()
-    if opened and opened[-1][1] == "{" and not rest:
-        return "write a table in braces in one line, without a comma after its last key"
-    is_list = "array" in reason or "end of document" in reason
-    lists = [number for number, bracket in opened if bracket == "[" and (is_list or number < row)]
-    return f"the list that begins in line {lists[-1]} has no `]`, or no comma after one of its items" if lists else None
+    hint = syntax_hint(text, row, column, reason)
+    return Problem(path=path, line=row, key="", message=message, hint=hint and printable(hint))
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -189,6 +184,8 @@ class Table:
         self.path = path
         self._data = data
         self._keys: set[str] = set()
+        self._unknown: list[str] = []
+        document.add(self)
 
     def __contains__(self, key: str) -> bool:
         return key in self._data
@@ -211,9 +208,19 @@ class Table:
             return default
         # TOML's booleans are Python ints too; only an explicit bool accepts them.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.problem(key, f"must be {noun}, not {_noun(value)}", _fix(value, kind))
+            hint = self._brackets(key, value, noun) or _fix(value, kind)
+            self.problem(key, f"must be {noun}, not {_noun(value)}", hint)
             return default
         return cast("_T", value)
+
+    def _brackets(self, key: str, value: object, noun: str) -> str | None:
+        """Return a hint at a header with the brackets of the other kind of table."""
+        name = key_path(name for name in (*self.path, key) if isinstance(name, str))
+        if noun == _LIST_OF_TABLES and isinstance(value, dict):
+            return f"write `[[{name}]]`, with two brackets on each side"
+        if noun == _NOUNS[dict] and isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"write `[{name}]`, with one bracket on each side, and only once"
+        return None
 
     def string(
         self,
@@ -297,11 +304,11 @@ class Table:
 
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""
-        return Table(self.document, (*self.path, key), self.value(key, dict, {}, "a table"))
+        return Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]))
 
     def tables(self, key: str) -> Iterator[Table]:
         """Yield the tables of an array of tables; absent means none."""
-        for index, item in enumerate(self.value(key, list, [], "a list of tables")):
+        for index, item in enumerate(self.value(key, list, [], _LIST_OF_TABLES)):
             if isinstance(item, dict):
                 yield Table(self.document, (*self.path, key, index), item)
             else:
@@ -333,12 +340,21 @@ class Table:
         self._keys.update(keys)
 
     def done(self, more: Iterable[str] = ()) -> None:
-        """Note every key that was not read, nor is one of `more`, as unknown, once, with the nearest valid name."""
+        """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` reports it, once."""
         self._keys.update(more)
-        for key in self._data:
-            if key not in self._keys:
-                self.problem(key, f"unknown key `{printable(key)}`", suggest(key, self._keys, noun="valid here"))
-        self._keys.update(self._data)
+        self._unknown += [key for key in self._data if key not in {*self._keys, *self._unknown}]
+
+    def knows(self, key: str) -> bool:
+        """Return whether a key of this name is read in this table."""
+        return key in self._keys
+
+    def note_unknown(self) -> None:
+        """Note the unknown keys, each with the table that it belongs to, or with the nearest valid name."""
+        for key in self._unknown:
+            homes = self.document.homes(key, self.path)
+            hint = f"it is a key of {' and of '.join(homes)}" if homes else suggest(key, self._keys, noun="valid here")
+            self.problem(key, f"unknown key `{printable(key)}`", hint)
+        self._unknown.clear()
 
 
 def pattern_of(table: Table, key: str) -> re.Pattern[str]:
@@ -348,6 +364,14 @@ def pattern_of(table: Table, key: str) -> re.Pattern[str]:
     except re.error as error:
         table.problem(key, f"not a regular expression: {error}")
         return re.compile(r"(?!)")
+
+
+def _header(path: tuple[Key, ...]) -> str:
+    """Return a table as people name it: `[publish]`, `[[models]]`, or the lines above all tables."""
+    name = key_path(key for key in path if isinstance(key, str))
+    if not name:
+        return "the document itself: write it above the first `[table]`"
+    return f"`[[{name}]]`" if isinstance(path[-1], int) else f"`[{name}]`"
 
 
 def _noun(value: object) -> str:
@@ -360,7 +384,17 @@ def _fix(value: object, kind: type | tuple[type, ...]) -> str | None:
         return f'write it in quotes: "{value}"'
     if kind is list and isinstance(value, str):
         return f'write it as a list: ["{printable(value)}"]'
+    if isinstance(value, str) and kind is not str and _plain(value, kind):
+        return f"write it without quotes: {value}"
     return None
+
+
+def _plain(text: str, kind: type | tuple[type, ...]) -> bool:
+    """Return whether a text would be a value of a type without its quotes."""
+    if kind is bool:
+        return text in ("true", "false")
+    number = r"-?\d+" if kind is int else r"-?\d+(\.\d+)?"
+    return kind in (int, (int, float)) and re.fullmatch(number, text) is not None
 
 
 def load(path: Path, title: str, parse: Callable[[Table], _T]) -> _T:

@@ -10,10 +10,11 @@ from builder.image.layers.layer_blobs import blobs_of
 from builder.image.oci.layout import mark_image_used
 from builder.image.oci.pack import compression_key
 from builder.model.images import Image
+from builder.pipeline.cell import CellRecords
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from builder.pipeline.cell import CellRun
 
@@ -39,6 +40,16 @@ class _BuildStage(Stage[Image]):
             return False
         mark_image_used(run.session.workspace.images, record)
         return True
+
+    def check_servers(self, runs: Sequence[CellRun]) -> None:
+        """Refuse runs that are certain to build if the engine does not answer, or its machine lacks the emulation."""
+        certain = [run for run in runs if run.options.forces(self.name) or CellRecords(run.folder).image() is None]
+        if not certain:
+            return
+        engine = find_engine(certain[0].session.workspace)
+        if not certain[0].builders.names:
+            for architecture in sorted({run.job.platform.architecture for run in certain}):
+                engine.require(architecture)
 
     def make(self, run: CellRun) -> Image:
         from builder.image.build.cell_image import build_image  # noqa: PLC0415  # slow to import

@@ -43,7 +43,7 @@ def prepare(folder: Path, bundle: Bundle, paths: Sequence[str], size: int) -> No
         DiskError: it cannot be written, or the disk has too little space.
     """
     with disk_errors(folder):
-        _check_folder(folder, bundle.recipe, bundle.cell)
+        check_folder(folder, bundle.recipe, bundle.cell)
         _check_space(folder, size)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / UNFINISHED_FILE, json.dumps({"recipe": bundle.recipe, "cell": bundle.cell}) + "\n")
@@ -120,7 +120,12 @@ def _size_limit(path: Path) -> Iterator[None]:
         raise DiskError("the file is too large for this file system", where=str(path), hint=hint) from error
 
 
-def _check_folder(folder: Path, recipe: str, cell: str) -> None:
+def check_folder(folder: Path, recipe: str, cell: str) -> None:
+    """Refuse a folder that holds anything but a bundle of this cell.
+
+    Raises:
+        UsageError: it does, or the path is not a folder's.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError("not a folder", where=str(folder), hint="name a new folder with --output")
     names = {path.name for path in folder.iterdir() if not is_left_over(path.name)} if folder.exists() else set()

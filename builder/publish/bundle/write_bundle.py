@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from builder.errors import UsageError
 from builder.host import records
 from builder.host.file_locks import in_use
+from builder.host.files import disk_errors
 from builder.model.bundles import BUNDLE_FILE, BUNDLE_FORMAT, PARTS_FILE, SUMS_FILE, BundleParts
 from builder.publish.bundle.archive_parts import part_paths, write_archive_parts
 from builder.publish.bundle.bundle_contents import BundleContents, bundle_contents
-from builder.publish.bundle.bundle_folder import finish, prepare, write_unless_same
+from builder.publish.bundle.bundle_folder import check_folder, finish, prepare, write_unless_same
 from builder.publish.bundle.bundle_texts import text_members
 from builder.publish.bundle.members import BundleMember, archive, archive_size, checksums, text_member
 
@@ -39,6 +40,9 @@ def write_bundle(job: Job, session: Session, options: BundleOptions) -> Bundle:
     if options.since and Path(options.since).resolve() == options.output.resolve():
         hint = "name another folder with --output: the receiver needs that bundle, and this one replaces it"
         raise UsageError("--since names the folder of --output", where=str(options.output), hint=hint)
+    # Gathering the contents can take minutes: layers may have to be packed again.
+    with disk_errors(options.output):
+        check_folder(options.output, job.recipe.name, job.cell.id)
     with in_use(session.workspace):
         contents = bundle_contents(job, session, options)
         if options.part_bytes:
