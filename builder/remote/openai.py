@@ -145,7 +145,7 @@ class OpenAIServer:
         silence, start_s = f"no answer within {within_s:.0f} s", time.monotonic()
         try:
             with self._request("POST", path, data, within_s) as response:
-                silence = f"the answer stood still for {within_s:.0f} s"
+                silence = f"the answer was incomplete after {within_s:.0f} s"
                 lines = _in_time(response, start_s, within_s)
                 events = read_events(lines) if body["stream"] else iter([_object(b"".join(lines), "the answer is")])
                 for event in events:

@@ -321,7 +321,7 @@ def test_a_wrong_answer_is_kept_in_the_verdict(run: Runner) -> None:
 def test_a_model_that_hangs(run: Runner) -> None:
     error = run.failure(spec("hangs", answer=5))
     assert error.verdict.step == "question"
-    assert "the answer stood still for 5 s" in error.message
+    assert "the answer was incomplete after 5 s" in error.message
     assert "answer-within-s" in (error.hint or "")
 
 

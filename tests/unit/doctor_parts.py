@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from builder.host.engine.docker import Engine
+from engine_factory import make_engine
+
 from builder.project.doctor.check_table import DoctorContext
 
 if TYPE_CHECKING:
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
     from builder.project.doctor.check_table import Check
 
 INSPECTED = "Name: default\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64\n"
-
-
-def make_engine(**changes: Any) -> Engine:
-    """Return an engine that nobody answers for."""
-    facts: dict[str, Any] = {
-        "docker_host": None,
-        "context": "default",
-        "source": "default",
-        "endpoint": "unix:///nowhere.sock",
-        "version": "26.1.5",
-        "containerd_store": True,
-        "architecture": "amd64",
-        "emulated": ("arm64",),
-    }
-    return Engine(**(facts | changes))
 
 
 def make_case(session: Session, **changes: Any) -> DoctorContext:

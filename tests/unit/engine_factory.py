@@ -53,19 +53,16 @@ class Fake:
 
 
 def make_engine(**changes: Any) -> Engine:
-    facts: dict[str, Any] = {"docker_host": None, "context": "default", "source": "default", "version": "26"}
-    facts |= {"endpoint": "unix:///x", "containerd_store": True, "architecture": "arm64", "runtimes": ("runc",)}
-    return Engine(**(facts | changes))
-
-
-def engine(**changes: Any) -> Engine:
+    """Return an engine of an x86-64 machine that emulates arm64; nothing listens at its address."""
     facts: dict[str, Any] = {
         "docker_host": None,
         "context": "default",
         "source": "default",
-        "endpoint": "unix:///var/run/docker.sock",
+        "endpoint": "unix:///nowhere.sock",
         "version": "28.0",
         "containerd_store": True,
         "architecture": "amd64",
+        "emulated": ("arm64",),
+        "runtimes": ("runc",),
     }
     return Engine(**(facts | changes))

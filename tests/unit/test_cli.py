@@ -303,7 +303,7 @@ def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project:
 def test_a_registry_that_is_down_is_noticed_before_anything_runs(
     jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine(emulated=("amd64",)))
+    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine())
     monkeypatch.setattr(registry_check, "_RETRY_WITHIN_S", 0.0)
     code, found, _ = failure(jbuild, "recipe", "demo", "--push", "--registry", "127.0.0.1:1/edge")
     assert (code, found["where"]) == (11, "127.0.0.1:1/edge/vllm")
@@ -323,7 +323,7 @@ def test_an_engine_that_is_down_is_noticed_before_anything_runs(
 def test_missing_emulation_is_noticed_before_anything_runs(
     jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine(architecture="amd64"))
+    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine(emulated=()))
     builder = Completed(argv=(), code=0, stdout="Platforms: linux/amd64", stderr="")
     monkeypatch.setattr(process, "run", lambda *_, **__: builder)
     code, found, _ = failure(jbuild, "build", "demo")

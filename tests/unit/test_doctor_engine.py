@@ -9,7 +9,8 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from doctor_parts import called, docker, jetson, make_case, make_engine, named, program
+from doctor_parts import called, docker, jetson, make_case, named, program
+from engine_factory import make_engine
 
 from builder.host.config import Config
 from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess

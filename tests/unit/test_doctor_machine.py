@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from doctor_parts import jetson as make_jetson_files
-from doctor_parts import make_case, make_engine, named, program, zone
+from doctor_parts import make_case, named, program, zone
+from engine_factory import make_engine
 from factories import make_job, make_lock, make_locked_wheel
 
 from builder.errors import EngineError

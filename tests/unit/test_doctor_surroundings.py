@@ -6,7 +6,8 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from doctor_parts import make_case, make_engine, named
+from doctor_parts import make_case, named
+from engine_factory import make_engine
 
 from builder.host.config import Config, RegistrySettings
 from builder.host.session import Session

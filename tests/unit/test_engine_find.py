@@ -12,10 +12,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from engine_factory import make_engine
 
 from builder.errors import EngineError, ProgramMissingError
 from builder.host import process
-from builder.host.engine.docker import Engine, data_folder, find_engine, proxies_of
+from builder.host.engine.docker import data_folder, find_engine, proxies_of
 from builder.host.engine.emulation import emulated_here
 from builder.host.paths import Workspace
 from builder.host.process import Completed
@@ -223,11 +224,6 @@ def test_emulation_that_works_in_containers(tmp_path: Path, name: str, text: str
     assert emulated_here("amd64", tmp_path) == found
 
 
-def engine(**facts: object) -> Engine:
-    plain = {"docker_host": "unix:///x", "context": "default", "source": "environment", "endpoint": "unix:///x"}
-    return Engine(**{**plain, "version": "1", "containerd_store": True, "architecture": "amd64", **facts})  # type: ignore[arg-type]
-
-
 def test_what_an_engine_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Platforms: linux/amd64, linux/arm64, linux/arm/v7\n"
 
@@ -239,33 +235,33 @@ def test_what_an_engine_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ProgramMissingError("docker")
 
     monkeypatch.setattr(process, "run", missing)
-    assert engine().can_run("amd64")
-    assert engine(emulated=("arm64",)).can_run("arm64")
-    assert not engine().can_run("arm64")
+    assert make_engine(emulated=(), docker_host="unix:///x").can_run("amd64")
+    assert make_engine(emulated=("arm64",)).can_run("arm64")
+    assert not make_engine(emulated=(), docker_host="unix:///x").can_run("arm64")
     with pytest.raises(EngineError, match="cannot run arm64 programs"):
-        engine().require("arm64")
+        make_engine(emulated=(), docker_host="unix:///x").require("arm64")
     monkeypatch.setattr(process, "run", answer)
-    assert engine().can_run("arm64")
-    engine().require("arm64")
+    assert make_engine(emulated=(), docker_host="unix:///x").can_run("arm64")
+    make_engine(emulated=(), docker_host="unix:///x").require("arm64")
 
 
 def test_a_client_of_an_engine_that_went_away() -> None:
     with pytest.raises(EngineError, match="not answer any more"):
-        engine(endpoint=f"unix:///nowhere-{os.getpid()}.sock", source="scripts/engine").client()
+        make_engine(endpoint=f"unix:///nowhere-{os.getpid()}.sock", source="scripts/engine").client()
 
 
 def test_an_engine_elsewhere_is_not_local() -> None:
-    assert not engine(endpoint="ssh://me@board").is_local
+    assert not make_engine(endpoint="ssh://me@board").is_local
 
 
 def test_what_an_engine_says_of_itself_when_asked_again(serve: Callable[..., str], tmp_path: Path) -> None:
     info = {"HttpsProxy": "http://proxy:3128", "HttpProxy": "", "DockerRootDir": str(tmp_path)}
-    here = engine(endpoint=serve("a.sock", info=info))
+    here = make_engine(endpoint=serve("a.sock", info=info))
     assert proxies_of(here) == {"HTTPS_PROXY": "http://proxy:3128"}
     assert data_folder(here) == tmp_path
-    assert data_folder(engine(endpoint=serve("b.sock", info={"DockerRootDir": "/nowhere/at/all"}))) is None
+    assert data_folder(make_engine(endpoint=serve("b.sock", info={"DockerRootDir": "/nowhere/at/all"}))) is None
     with pytest.raises(EngineError):
-        proxies_of(engine(endpoint="unix:///nowhere.sock"))
+        proxies_of(make_engine(endpoint="unix:///nowhere.sock"))
 
 
 def said(workspace: Workspace) -> tuple[str, str, str]:

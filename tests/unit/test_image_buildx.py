@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_factory import engine
+from engine_factory import make_engine
 from factories import make_job
 
 from builder.errors import (
@@ -224,7 +224,7 @@ def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
 def built(session: Session) -> Image:
     job = make_job()
     session.workspace.cell("demo", "one").path.mkdir(parents=True, exist_ok=True)
-    return build(job, request(session), engine(docker_host="tcp://x:1"), session)
+    return build(job, request(session), make_engine(docker_host="tcp://x:1"), session)
 
 
 def log_of(session: Session) -> str:

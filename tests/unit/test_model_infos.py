@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_factory import engine
+from engine_factory import make_engine
 from factories import locked, make_lock, make_locked_wheel, make_model, make_plan, make_run, make_wheel
 
 from builder.errors import EngineError
@@ -122,9 +122,9 @@ def test_infos_in_the_cache_become_the_last_layer(
 
     monkeypatch.setattr(model_infos, "_inspected", inspected)
     run = run_of(session, vllm(REGISTRY), LLAMA)
-    first = with_model_infos(run, image, engine())
+    first = with_model_infos(run, image, make_engine())
     assert made == [(image, ("LlamaForCausalLM",))]
-    assert with_model_infos(run, image, engine()) == first
+    assert with_model_infos(run, image, make_engine()) == first
     assert len(made) == 1, "the cache has them"
     (record,) = (session.workspace.cache / "model-infos").iterdir()
     assert records.read(record, None, model_infos.ModelInfos) == model_infos.ModelInfos(files=(INFO,))
@@ -158,13 +158,13 @@ def test_nothing_is_inspected_where_nothing_would_be_kept(
 ) -> None:
     run = run_of(session, vllm(registry), config)
     # There is no such engine.
-    assert with_model_infos(run, image, engine()) == image
+    assert with_model_infos(run, image, make_engine()) == image
     assert not (session.workspace.cache / "model-infos").exists()
 
 
 def test_without_vllm_nothing_is_inspected(session: Session, image: Image) -> None:
     run = run_of(session, make_locked_wheel("numpy"), LLAMA)
-    assert with_model_infos(run, image, engine()) == image
+    assert with_model_infos(run, image, make_engine()) == image
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_an_engine_that_fails_costs_only_the_infos_and_the_build_says_so(
     def loaded(*_: object, **__: object) -> None:
         raise EngineError("the engine could not load the image: no space left on device")
 
-    monkeypatch.setattr(type(engine()), "can_run", lambda *_: can_run)
+    monkeypatch.setattr(type(make_engine()), "can_run", lambda *_: can_run)
     monkeypatch.setattr(model_infos, "loaded", loaded)
     run = run_of(session, vllm(REGISTRY), LLAMA)
-    assert with_model_infos(run, image, engine()) == image
+    assert with_model_infos(run, image, make_engine()) == image
     assert f"one: no model infos: {reason}" in capsys.readouterr().err
     assert not (session.workspace.cache / "model-infos").exists(), "the next build tries again"
 
@@ -204,4 +204,4 @@ def test_a_wheel_that_the_cache_lost_is_fetched(
     path.unlink()
     monkeypatch.setattr(model_infos, "fetch", lambda wheels, _: [path.write_bytes(content) for _ in wheels])
     monkeypatch.setattr(model_infos, "_inspected", lambda *_: model_infos.ModelInfos(files=(INFO,)))
-    assert with_model_infos(run_of(session, wheel, LLAMA), image, engine()).layers[:-1] == image.layers
+    assert with_model_infos(run_of(session, wheel, LLAMA), image, make_engine()).layers[:-1] == image.layers

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from engine_factory import engine
+from engine_factory import make_engine
 
 from builder.errors import BuildError, EngineError, JbuildError, ProgramMissingError
 from builder.host.console import Console
@@ -17,7 +17,7 @@ from builder.pipeline.builders import Builders, HangingBuilderError, ask, hangin
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENGINE = engine()
+ENGINE = make_engine()
 
 
 @pytest.fixture

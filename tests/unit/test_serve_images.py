@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from builder.host.paths import Workspace
 
 OTHER = DIGEST.replace("0", "f")
+HERE = make_engine(architecture="arm64", emulated=())
 JOB = make_job()
 CHOSEN = SelectedImage(reference="r/x@sha256:1", digest="sha256:1", where="registry")
 
@@ -164,10 +165,10 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_key_of_the_environment_goes_along(
     session: Session, monkeypatch: pytest.MonkeyPatch, nothing_known: None, tmp_path: Path
 ) -> None:
-    assert service_here(JOB, CHOSEN, session, make_engine()).environment == ()
+    assert service_here(JOB, CHOSEN, session, HERE).environment == ()
     monkeypatch.setenv("VLLM_API_KEY", "s3cret")
-    assert service_here(JOB, CHOSEN, session, make_engine()).environment == (("VLLM_API_KEY", "s3cret"),)
-    by_file = service_here(JOB, CHOSEN, session, make_engine(), key_file=tmp_path / "key")
+    assert service_here(JOB, CHOSEN, session, HERE).environment == (("VLLM_API_KEY", "s3cret"),)
+    by_file = service_here(JOB, CHOSEN, session, HERE, key_file=tmp_path / "key")
     assert by_file.environment == ()
 
 
@@ -183,6 +184,6 @@ def test_a_boards_memory_sets_what_vllm_may_take(
     settings = (("JBUILD_GPU_MEMORY_UTILIZATION", "0.47"),)
     monkeypatch.setattr(local_server, "memory_of", lambda *_: Memory(fit=None, unknown="x", environment=settings))
     job = make_job(platform=make_jetson())
-    service = service_here(job, CHOSEN, session, make_engine(), board="orin-nano-8")
+    service = service_here(job, CHOSEN, session, HERE, board="orin-nano-8")
     assert service.environment == settings
     assert service.cpus == board("orin-nano-8").cpus - 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from doctor_parts import make_engine
+from engine_factory import make_engine
 from factories import make_jetson, make_job, make_spec
 
 from builder.device.compose_file import compose_file, document

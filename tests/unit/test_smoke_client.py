@@ -136,7 +136,7 @@ def test_what_is_no_answer_is_told(
 
 
 def test_a_server_that_hangs(server: Callable[..., ServerUnderTest]) -> None:
-    with pytest.raises(ServerError, match=r"stood still for 0 s") as caught:
+    with pytest.raises(ServerError, match=r"incomplete after 0 s") as caught:
         server(words("a"), 3.0).ask("tiny", QUESTION, 0.3)
     assert caught.value.timed_out
 

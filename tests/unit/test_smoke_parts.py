@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from engine_factory import make_engine
 from servers import make_image
 
 from builder.errors import EngineError, RecipeError, SmokeError, UsageError
@@ -28,18 +29,7 @@ from builder.smoke.launch import LevelFacts, facts, level
 from builder.smoke.level_check import require_level
 from builder.smoke.smoke_run import check_questions
 
-ENGINE = Engine(
-    docker_host=None,
-    context="default",
-    source="default",
-    endpoint="unix:///var/run/docker.sock",
-    version="26",
-    containerd_store=True,
-    architecture="amd64",
-    emulated=("arm64",),
-    runtimes=("nvidia", "runc"),
-    gpu=BY_RUNTIME,
-)
+ENGINE = make_engine(runtimes=("nvidia", "runc"), gpu=BY_RUNTIME)
 WITHOUT_GPU = dataclasses.replace(ENGINE, runtimes=("runc",), gpu=None)
 JETSON = dataclasses.replace(ENGINE, architecture="arm64", emulated=())
 REMOTE = dataclasses.replace(ENGINE, endpoint="tcp://box.example:2375", docker_host="tcp://box.example:2375")

@@ -144,7 +144,7 @@ def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: i
         ('a = "x\nb = 2\n', 1, "the string that begins in line 1 has no closing quotation mark"),
         ("a = 1\nb = 'x\nc = 2\n", 3, "the string that begins in line 2 has no closing quotation mark"),
         ('a = """x\n\n', 1, "the string that begins in line 1 has no closing quotation mark"),
-        ('# don\'t\na = "it\'s"\nb = debian12\n', 3, 'write text in quotes: "debian12"'),
+        ("# don't\na = \"it's\"\nb = debian12\n", 3, 'write text in quotes: "debian12"'),
         ("a = [/models/x]\n", 1, 'write text in quotes: "/models/x"'),
         ("a = True\n", 1, "write it as `true`"),
         ("a = off\n", 1, "write it as `false`"),
