@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,42 @@ def test_the_image_is_there_for_the_block_only(built: tuple[Image, Path], engine
         assert found.id in (image.digest, image.config.digest)
         assert found.attrs["Architecture"] == image.platform.split("/")[1]
         with loaded(image, layout, engine, Console(quiet=True)) as again:
-            assert again == found.id
+            assert client.images.get(again).id == found.id
         assert exists(client, reference), "who found it there leaves it there"
     assert not exists(client, reference)
     assert reference not in names(client)
+
+
+def test_an_image_that_its_loader_removes_stays_while_another_uses_it(
+    built: tuple[Image, Path], engine: Engine, client: DockerClient
+) -> None:
+    image, layout = built
+    with ExitStack() as later:
+        with loaded(image, layout, engine, Console(quiet=True)) as first:
+            second = later.enter_context(loaded(image, layout, engine, Console(quiet=True)))
+        assert not exists(client, first)
+        assert client.images.get(second).id in (image.digest, image.config.digest)
+        client.containers.create(second).remove()
+    assert not exists(client, second)
+
+
+def test_an_image_without_a_name_stays_as_it_is(
+    built: tuple[Image, Path], engine: Engine, client: DockerClient
+) -> None:
+    image, layout = built
+    other, name = relabelled(image, layout), f"jbuild-test/load:{os.urandom(3).hex()}"
+    with loaded(image, layout, engine, Console(quiet=True), keep_as=name):
+        pass
+    digest = str(client.images.get(name).id)
+    with loaded(other, layout, engine, Console(quiet=True)) as newer:
+        client.api.tag(newer, *name.split(":"), force=True)
+    try:
+        with loaded(image, layout, engine, Console(quiet=True)) as reference:
+            assert reference == digest
+        assert client.images.get(digest).tags == []
+    finally:
+        client.api.remove_image(digest)
+        client.api.remove_image(name)
 
 
 def test_an_interrupt_does_not_wait_for_the_files_of_the_image(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -38,6 +39,7 @@ class StandIn:
 
     loads: list[str] = field(default_factory=list)
     lists: list[Exception] = field(default_factory=list)
+    names: list[str] | None = None
     gets: Exception = field(default_factory=lambda: ImageNotFound("No such image"))
     sent: int = 0
     endpoint: str = "unix:///nowhere/docker.sock"
@@ -62,6 +64,9 @@ class StandIn:
         error = self.loads.pop(0) if self.loads else ""
         yield {"error": error} if error else {"stream": "Loaded image"}
 
+    def tag(self, *_: str, force: bool) -> None:
+        raise self.gets
+
     def remove_image(self, name: str, **_: bool) -> None: ...
 
 
@@ -74,8 +79,10 @@ class Images:
             raise self.of.lists.pop(0)
         return []
 
-    def get(self, name: str) -> None:
-        raise self.of.gets
+    def get(self, name: str) -> SimpleNamespace:
+        if self.of.names is None:
+            raise self.of.gets
+        return SimpleNamespace(attrs={"Architecture": "arm64"}, tags=self.of.names)
 
 
 @pytest.fixture(autouse=True)
@@ -142,4 +149,10 @@ def test_an_engine_that_does_not_answer_is_one_error(image: Image, tmp_path: Pat
 def test_an_image_that_goes_while_it_is_looked_up_is_loaded(image: Image, tmp_path: Path) -> None:
     engine = StandIn(gets=NotFound(LISTED))
     load(image, tmp_path, engine)
+    assert engine.sent == 1
+
+
+def test_an_image_that_goes_before_it_has_a_name_of_this_process_is_loaded(image: Image, tmp_path: Path) -> None:
+    engine = StandIn(names=["jbuild-smoke:another-process"])
+    assert load(image, tmp_path, engine).startswith("jbuild-smoke:")
     assert engine.sent == 1

@@ -69,8 +69,8 @@ def loaded(
 ) -> Iterator[str]:
     """Load the image if the engine lacks it; give the engine's reference to it.
 
-    A loaded image is deleted at the end; with `keep_as` it stays under that name if the block succeeds. `blobs` are
-    layers that the layout lacks, and `make` makes missing blobs by their digests.
+    A loaded image is deleted at the end, unless another process uses it; with `keep_as` it stays under that name if
+    the block succeeds. `blobs` are layers that the layout lacks, and `make` makes missing blobs by their digests.
 
     Raises:
         EngineError: the engine could not load or tag the image.
@@ -80,19 +80,23 @@ def loaded(
         with engine_errors(engine):
             # An image of a killed process may lack layers.
             _forget_abandoned(client)
-            present = reference_of(client, image)
-            reference = present or _load(client, image, layout, console, blobs or EngineBlobs(), make)
+            # The tag names the process, so that jbuild processes do not remove each other's images.
+            name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
+            reference = _present(client, image, name)
+            if reference is None:
+                _load(client, image, layout, name, console, blobs or EngineBlobs(), make)
+                reference = name
         try:
             yield reference
             if keep_as:
                 _tag(client, reference, keep_as)
         except KeyboardInterrupt:
-            if not present:
+            if reference == name:
                 console.note("removing the loaded image from the engine")
                 _hand_back(engine, reference)
             raise
         finally:
-            if not present:
+            if reference == name:
                 forget_tag(client, reference)
 
 
@@ -112,16 +116,40 @@ def reference_of(client: DockerClient, image: Image) -> str | None:
     return None
 
 
+def _present(client: DockerClient, image: Image, name: str) -> str | None:
+    """Return the reference of an image that the engine has, else None.
+
+    Of an image with names, it is a new one, under which the image stays if another process removes the others. An
+    image without a name keeps its ID, since it would go with the new name.
+    """
+    digest = reference_of(client, image)
+    if digest is None:
+        return None
+    repository, _, tag = name.partition(":")
+    try:
+        if not client.images.get(digest).tags:
+            return digest
+        client.api.tag(digest, repository, tag, force=True)
+    except NotFound:
+        # Another process has removed it meanwhile.
+        return None
+    return name
+
+
 def _load(
-    client: DockerClient, image: Image, layout: Path, console: Console, blobs: EngineBlobs, make: MakeBlobs | None
-) -> str:
-    # The tag names the process, so that jbuild processes do not remove each other's images.
-    name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
+    client: DockerClient,
+    image: Image,
+    layout: Path,
+    name: str,
+    console: Console,
+    blobs: EngineBlobs,
+    make: MakeBlobs | None,
+) -> None:
     if layers := _layers_in_use(client, layout):
         some = replace(blobs, present=blobs.present | layers)
         _provide(image, layout, some, make)
         if not _send(client, image, layout, name, console, some):
-            return name
+            return
     _provide(image, layout, blobs, make)
     reason: str | None = None
     for _ in range(_TRIES):
@@ -133,7 +161,6 @@ def _load(
         sent = (descriptor.digest for descriptor in image_blobs(image) if descriptor.digest not in blobs.digests)
         changed = next(filter(None, (find_corruption(layout, digest) for digest in sent)), None)
         raise changed or _not_taken(reason, name)
-    return name
 
 
 def _provide(image: Image, layout: Path, blobs: EngineBlobs, make: MakeBlobs | None) -> None:
