@@ -44,6 +44,12 @@ def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tu
             lambda t: t.strings("a"),
             (2, "a[0]", "must be a string, not a number", 'write it in quotes: "1.5"'),
         ),
+        ("a = 3.10", lambda t: t.string("a"), (1, "a", "must be a string, not a number", 'write it in quotes: "3.10"')),
+        (
+            "a = 3.10",
+            lambda t: t.strings("a"),
+            (1, "a", "must be a list of strings, not a number", 'write it as a list: ["3.10"]'),
+        ),
         ('a = ["x"]', lambda t: t.strings("a", pattern="y", noun="a y"), (1, "a[0]", "`x` is not a y", None)),
         ("a = []", lambda t: t.table("a"), (1, "a", "must be a table, not a list", None)),
         ("a = [1]", lambda t: list(t.tables("a")), (1, "a[0]", "must be a table, not a whole number", None)),

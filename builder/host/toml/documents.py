@@ -82,6 +82,21 @@ def key_path(path: Iterable[Key]) -> str:
     return text
 
 
+class _Float(float):
+    """A number with its text in the file, since it may be a version without quotes, such as 3.10."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _float(text: str) -> _Float:
+    number = _Float(text)
+    number.text = text
+    return number
+
+
 @dataclass(slots=True)
 class Document:
     """A parsed TOML file and the mistakes found in it so far."""
@@ -145,7 +160,7 @@ def read(path: Path) -> Document:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return Document(path=path, data=tomllib.loads(text), text=text)
+        return Document(path=path, data=tomllib.loads(text, parse_float=_float), text=text)
     except tomllib.TOMLDecodeError as error:
         problem = _syntax_problem(path, text, str(error))
     except RecursionError:
@@ -375,15 +390,17 @@ def _header(path: tuple[Key, ...]) -> str:
 
 
 def _noun(value: object) -> str:
-    return _NOUNS.get(type(value), "a date or time")
+    # Python's booleans are whole numbers, too.
+    return next((noun for kind, noun in _NOUNS.items() if isinstance(value, kind)), "a date or time")
 
 
 def _fix(value: object, kind: type | tuple[type, ...]) -> str | None:
     """Return a hint for a value of the wrong type, if the right spelling is clear."""
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str and is_number:
         return f'write it in quotes: "{value}"'
-    if kind is list and isinstance(value, str):
-        return f'write it as a list: ["{printable(value)}"]'
+    if kind is list and (is_number or isinstance(value, str)):
+        return f'write it as a list: ["{printable(str(value))}"]'
     if isinstance(value, str) and kind is not str and _plain(value, kind):
         return f"write it without quotes: {value}"
     return None
