@@ -23,7 +23,8 @@ INSPECTED = "Name: default\nPlatforms: linux/amd64, linux/amd64/v2, linux/arm64\
 
 def make_case(session: Session, **changes: Any) -> DoctorContext:
     """Return a machine whose engine answers."""
-    return DoctorContext(**({"session": session, "engine": make_engine()} | changes))
+    facts: dict[str, Any] = {"session": session, "engine": make_engine()}
+    return DoctorContext(**(facts | changes))
 
 
 def program(folder: Path, name: str, script: str) -> Path:

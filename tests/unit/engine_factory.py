@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from docker.errors import APIError, NotFound
 from factories import make_job
 
 from builder.device.service import service_of
+from builder.host.engine.container import RunningContainer
 from builder.host.engine.docker import Engine
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
 
 SERVICE = service_of(make_job(), "image")
 
@@ -22,7 +26,7 @@ class Fake:
         self.code, self.log = code, log
         self.ports: dict[str, Any] = {}
         state = {"Running": running, "ExitCode": code, "OOMKilled": killed}
-        self.attrs = {"State": state, "NetworkSettings": {"Ports": self.ports}, "HostConfig": {}}
+        self.attrs: dict[str, Any] = {"State": state, "NetworkSettings": {"Ports": self.ports}, "HostConfig": {}}
         self.calls: list[str] = []
         self.refuses: APIError | None = None
         self.gone = False
@@ -50,6 +54,10 @@ class Fake:
         self.calls.append("remove")
         if self.gone:
             raise NotFound("gone")
+
+
+def running_container(fake: Fake) -> RunningContainer:
+    return RunningContainer(cast("Container", fake))
 
 
 def make_engine(**changes: Any) -> Engine:

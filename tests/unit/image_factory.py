@@ -50,7 +50,7 @@ def build(session: Session, lock: Lock, layers: dict[str, bytes], *, of: Lock | 
         "org.opencontainers.image.base.name": own.base.name,
         "org.opencontainers.image.base.digest": own.base.digest,
     }
-    history = [{"created_by": made} for made in layers]
+    history: list[dict[str, object]] = [{"created_by": made} for made in layers]
     history.insert(1, {"created_by": "ENV A=b", "empty_layer": True})
     config = {"config": {"Labels": labels}, "history": history}
     described = [put(content, "layer.v1.tar+zstd") for content in layers.values()]

@@ -55,13 +55,16 @@ def result(
 ) -> CellResult:
     run = make_run(session, *filter(None, made.values()), job=job)
     return CellResult(
-        run=run, stages=(StageResult(stage="lock", ran=ran, seconds=61.0),), error=error, failed_at=error and "audit"
+        run=run,
+        stages=(StageResult(stage="lock", ran=ran, seconds=61.0),),
+        error=error,
+        failed_at="audit" if error else None,
     )
 
 
 def everything(session: Session, **changes: Any) -> CellResult:
     plan = make_plan()
-    made = {
+    made: dict[str, Any] = {
         "lock": Locked(lock=make_lock()),
         "plan": plan,
         "image": IMAGE,

@@ -43,6 +43,10 @@ class Scripted(BaseAdapter):
         pass
 
 
+def always(status: int, headers: dict[str, str], content: bytes) -> Script:
+    return lambda _: (status, headers, content)
+
+
 def client(script: Script, credentials: Credentials | None = None) -> tuple[RegistryClient, Scripted]:
     adapter, http = Scripted(script), session(Config())
     http.mount("https://", adapter)

@@ -166,7 +166,7 @@ def test_the_cause_is_the_same_where_both_name_it(error: str, said: str, same: i
 
 
 def test_files_that_need_the_runtime_are_counted() -> None:
-    without = {"a.so": "libcuda.so.1: …", "b.so": "libx: …", "c.so": "libcuda.so.1: …"}
+    without: dict[str, str | None] = {"a.so": "libcuda.so.1: …", "b.so": "libx: …", "c.so": "libcuda.so.1: …"}
     said = make_truth(bare=without, plain={"a.so": None, "b.so": "libx: …", "c.so": None})
 
     stack = Stack(name="s", distribution="d", special="w", requires=(), runtime=("libcuda.so.1",))

@@ -27,7 +27,7 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 def environment(folder: Path, *links: tuple[str, str], **options: Any) -> Environment:
     library = make_binary("/usr/lib/real/libx.so.1.2", soname="libx.so.1")
     base = make_base(library, links=links, folders=("/lib/real", LIBC), packages=("libc6",))
-    wheels = {"demo": {"demo/_C.so": {}, "demo-1.0.data/data/lib/libdata.so": {}}}
+    wheels: dict[str, dict[str, Any]] = {"demo": {"demo/_C.so": {}, "demo-1.0.data/data/lib/libdata.so": {}}}
     return make_case(folder, wheels, base=base, **options).environment
 
 

@@ -169,14 +169,14 @@ def test_assumed_versions_say_so(tmp_path: Path) -> None:
     assert audit(case).assumed == found.assumed
 
 
-TORCH = {
+TORCH: dict[str, Any] = {
     "torch/_C.cpython-311-aarch64-linux-gnu.so": {**MODULE, "needed": ["libc10.so"], "rpath": "$ORIGIN/lib"},
     "torch/lib/libc10.so": {"soname": "libc10.so"},
 }
 
 
 def test_a_wheel_for_another_torch(tmp_path: Path) -> None:
-    contents = {
+    contents: dict[str, dict[str, Any]] = {
         "torch": TORCH,
         "flash-attn": {
             f"flash_attn_{n}.so": {**MODULE, "needed": ["libc10.so"], "undefined": [C10, "_ZN2at1xEv"]} for n in "ab"

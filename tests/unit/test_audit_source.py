@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -54,7 +54,12 @@ def test_going_back_inflates_one_block_and_not_all_before_it(monkeypatch: pytest
     found.read(19_999, 1)
     inflated: list[int] = []
     usual = byte_source._inflate
-    monkeypatch.setattr(byte_source, "_inflate", lambda *args: inflated.append(args[3]) or usual(*args))
+
+    def noted(*args: Any) -> Any:
+        inflated.append(args[3])
+        return usual(*args)
+
+    monkeypatch.setattr(byte_source, "_inflate", noted)
     found.read(7500, 10)
     assert inflated == [1000]
 

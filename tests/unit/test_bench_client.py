@@ -166,7 +166,8 @@ def test_the_served_model() -> None:
         with pytest.raises(SmokeError, match="status 401") as caught:
             served_model(at(server))
         assert "API key" in str(caught.value.hint)
-        for wrong in ({}, [], {"data": []}, {"data": [{}]}, {"data": 1}):
+        several: tuple[Any, ...] = ({}, [], {"data": []}, {"data": [{}]}, {"data": 1})
+        for wrong in several:
             server.models = wrong
             with pytest.raises(SmokeError, match="list of models"):
                 served_model(at(server, key="s3cret"))

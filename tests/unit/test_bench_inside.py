@@ -9,14 +9,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from engine_factory import SERVICE, Fake
+from engine_factory import SERVICE, Fake, running_container
 from openai_server import LOAD, at, running
 
 from builder.device.measure import ANY_PORT, BenchmarkMissingError, BenchTarget, bench, measure_inside
 from builder.device.service_container import await_ready
 from builder.errors import SmokeError
 from builder.host.console import Console
-from builder.host.engine.container import RunningContainer
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Container(Fake):
 
 
 def target(server: Stand, container: Container | None, level: str = "cpu") -> BenchTarget:
-    running = RunningContainer(container) if container else None
+    running = running_container(container) if container else None
     return BenchTarget(server=at(server, key="k"), subject="x", level=level, container=running, port=8000)
 
 
@@ -79,9 +78,9 @@ def test_where_it_fails_ours_takes_over_and_says_why() -> None:
 
 @pytest.mark.parametrize("written", [b"", b"{}", b"[]", b'{"completed": "x"}', json.dumps({"completed": 1}).encode()])
 def test_results_that_cannot_be_read(written: bytes) -> None:
-    container: Any = Container(written=written)
+    container = Container(written=written)
     server = OpenAIServer(url="http://127.0.0.1:1")
-    keyless = BenchTarget(server=server, subject="x", container=RunningContainer(container), port=8000)
+    keyless = BenchTarget(server=server, subject="x", container=running_container(container), port=8000)
     with pytest.raises(BenchmarkMissingError, match="cannot be read"):
         measure_inside(keyless, ("tiny", "/models/tiny"), LOAD, 1)
     assert container.ran[0][1] == {}
@@ -120,18 +119,18 @@ def test_a_server_is_ready_once_its_port_is_published_and_answers() -> None:
         port = server.server_address[1]
         container = Starting(running=True)
         container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
-        url, _ = await_ready(RunningContainer(container), ANYWHERE, QUIET)
+        url, _ = await_ready(running_container(container), ANYWHERE, QUIET)
         assert (url, server.paths) == (f"http://127.0.0.1:{port}", ["/health"])
         fixed = replace(SERVICE, published=replace(ANY_PORT, port=port))
-        assert await_ready(RunningContainer(Starting(running=True)), fixed, QUIET)[0] == url
+        assert await_ready(running_container(Starting(running=True)), fixed, QUIET)[0] == url
 
 
 def test_a_server_that_ends_before_it_is_ready() -> None:
-    failed = RunningContainer(Starting(running=False, code=3))
+    failed = running_container(Starting(running=False, code=3))
     with pytest.raises(SmokeError, match="ended with exit code 3") as caught:
         await_ready(failed, ANYWHERE, QUIET)
     assert caught.value.log == "loading"
-    done = RunningContainer(Starting(running=False))
+    done = running_container(Starting(running=False))
     with pytest.raises(SmokeError, match="ended before it was ready"):
         await_ready(done, ANYWHERE, QUIET)
 
@@ -139,6 +138,6 @@ def test_a_server_that_ends_before_it_is_ready() -> None:
 def test_a_server_that_is_never_ready() -> None:
     nowhere = replace(ANYWHERE, published=replace(ANY_PORT, port=9), health=replace(SERVICE.health, start_period_s=1))
     with pytest.raises(SmokeError, match="not ready within 1 s") as caught:
-        await_ready(RunningContainer(Starting(running=True)), nowhere, QUIET)
+        await_ready(running_container(Starting(running=True)), nowhere, QUIET)
     assert caught.value.log == "loading"
     assert "ready-within-s" in str(caught.value.hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +23,7 @@ LOAD = Load(prompts=2, input_length=16, output_tokens=8)
 WRITTEN = json.loads(Path(__file__).with_name("vllm_bench.json").read_text())
 
 
-def make_step(concurrency: int = 1, **changes: object) -> LoadStep:
+def make_step(concurrency: int = 1, **changes: Any) -> LoadStep:
     step = LoadStep(
         concurrency=concurrency,
         answered=32,
@@ -38,7 +39,7 @@ def make_step(concurrency: int = 1, **changes: object) -> LoadStep:
     return replace(step, **changes)
 
 
-def make_bench(*steps: LoadStep, **changes: object) -> Bench:
+def make_bench(*steps: LoadStep, **changes: Any) -> Bench:
     found = Bench(
         subject="registry.example.com/vllm:1",
         model="tiny",
@@ -68,7 +69,7 @@ def test_percentiles_of_one_and_of_none() -> None:
 
 
 def test_a_step_is_made_of_what_was_answered() -> None:
-    samples = [
+    samples: list[StreamedAnswer | ServerError] = [
         StreamedAnswer(times_s=[0.5, 0.7, 1.0], input_tokens=10, output_tokens=3),
         ServerError("cut"),
         StreamedAnswer(times_s=[1.5], input_tokens=10, output_tokens=1),

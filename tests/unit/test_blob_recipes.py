@@ -15,6 +15,7 @@ from layer_files import make, wheels_layer
 
 from builder.host import tarball
 from builder.host.config import LayerCompression
+from builder.host.paths import Workspace
 from builder.image.oci.layout import blob, image_blobs, put, put_image
 from builder.image.oci.pack import pack
 from builder.model.slimming import SlimRules
@@ -39,7 +40,12 @@ WEIGHTS = bytes(random.Random(1).choices(b"abcdefgh", k=300_000))
 def image(tmp_path: Path, session: Session) -> Image:
     """An image with a base layer by another program, a wheel whole and slimmed, and weights."""
     layout = session.workspace.images
-    files = {"demo/__init__.py": "answer = 42\n" * 200, "demo/_C.so": GPU, "demo/_D.so": OTHER_GPU, "demo/empty": ""}
+    files: dict[str, str | bytes] = {
+        "demo/__init__.py": "answer = 42\n" * 200,
+        "demo/_C.so": GPU,
+        "demo/_D.so": OTHER_GPU,
+        "demo/empty": "",
+    }
     wheel = locked(make_wheel(tmp_path, files=files))
     layers = [
         put(
@@ -72,7 +78,7 @@ def inventory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encoded(tmp_path: Path, session: Session, image: Image, inventory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(blob_recipes.Workspace, "current", lambda: session.workspace)
+    monkeypatch.setattr(Workspace, "current", lambda: session.workspace)
     argv = ["encode", str(session.workspace.images), str(tmp_path / "encoded"), "--image", image.digest]
     assert blob_recipes.main([*argv, "--inventory", str(inventory), "--level", "1"]) == 0
     return tmp_path / "encoded"
@@ -126,7 +132,7 @@ def test_the_receiver_looks_for_the_files_of_wheels_that_it_has_installed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(blob_recipes.Workspace, "current", lambda: session.workspace)
+    monkeypatch.setattr(Workspace, "current", lambda: session.workspace)
     (wheel,) = session.workspace.cache.rglob("*.whl")
     encoded, made = tmp_path / "encoded", tmp_path / "made"
     argv = ["encode", str(session.workspace.images), str(encoded), "--image", image.digest, "--installed", str(wheel)]

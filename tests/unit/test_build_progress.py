@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from builder.foundry.build_progress import PROGRESS, BuildLog
 from builder.host.console import Console
@@ -22,8 +23,9 @@ class _Notes:
 
 def _notes(*lines: str) -> tuple[list[str], BuildLog]:
     shown = _Notes()
+    task: Any
     with Console(quiet=True).task("building", unit="units") as task:
-        task.note = shown.notes.append  # type: ignore[method-assign]
+        task.note = shown.notes.append
         log = BuildLog(task, shown.now)
         for line in lines:
             log.take(line)

@@ -145,7 +145,11 @@ def test_the_runtime_of_cuda_12_stays_outside(tmp_path: Path, content: bytes, cu
 
 def test_paths_of_the_machine_are_found_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.foundry.built_wheel_rules._BLOCK", 64)
-    files = {"demo/a.so": bytes(60) + b"/root/cache/x", "demo/b.py": "'/root/other'", "demo/c.py": ""}
+    files: dict[str, str | bytes] = {
+        "demo/a.so": bytes(60) + b"/root/cache/x",
+        "demo/b.py": "'/root/other'",
+        "demo/c.py": "",
+    }
     wheel = make_wheel(tmp_path, files=files)
     assert list(machine_paths(wheel, ["/root/cache"])) == ["demo/a.so"]
 

@@ -47,7 +47,8 @@ def parts(tmp_path: Path, whole: Path) -> Path:
 
 
 def bundle_of(folder: Path) -> Bundle:
-    return records.from_json(json.loads((folder / "bundle.json").read_bytes()), Bundle)
+    bundle: Bundle = records.from_json(json.loads((folder / "bundle.json").read_bytes()), Bundle)
+    return bundle
 
 
 @pytest.mark.parametrize("kind", ["whole", "parts"])

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from bundled_cell import make_cell, make_layers
 
 from builder.errors import DiskError, UsageError
 from builder.host import records
+from builder.host.files import atomic_file
 from builder.model.bundles import BundleParts
 from builder.publish.bundle import bundle_folder
 from builder.publish.bundle.archive_parts import part_bytes, part_paths, write_archive_parts
@@ -99,13 +101,13 @@ def test_a_full_disk_keeps_the_parts(
     job: Job, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        real, written = bundle_folder.atomic_file, []
+        written: list[Path] = []
 
         def full(path: Path) -> Any:
             written.append(path)
             if len(written) > 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return real(path)
+            return atomic_file(path)
 
         patched.setattr(bundle_folder, "atomic_file", full)
         with pytest.raises(DiskError, match="the disk is full") as caught:
@@ -121,8 +123,10 @@ def test_a_full_disk_keeps_the_parts(
 def test_too_little_space_is_said_before_anything_is_written(
     job: Job, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = bundle_folder.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(bundle_folder.shutil, "disk_usage", lambda _: real._replace(free=1_000_000))
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        "builder.publish.bundle.bundle_folder.shutil.disk_usage", lambda _: real._replace(free=1_000_000)
+    )
     with pytest.raises(DiskError, match=r"the bundle needs 5 MB, and 1 MB are free"):
         split(job, session, tmp_path / "b")
     assert not (tmp_path / "b").exists()

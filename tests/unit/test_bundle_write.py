@@ -17,10 +17,10 @@ from builder.errors import IntegrityError, JbuildError, UsageError
 from builder.host import records, tarball
 from builder.image.oci import layout as oci
 from builder.image.oci import virtual_blob
-from builder.model.bundles import Bundle
+from builder.model.bundles import RECORD_ANNOTATION, Bundle
 from builder.model.images import Descriptor
 from builder.pipeline.history import LastPublication
-from builder.publish.bundle.bundle_contents import RECORD_ANNOTATION, BundleOptions
+from builder.publish.bundle.bundle_contents import BundleOptions
 from builder.publish.bundle.write_bundle import write_bundle
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_the_record_covers_every_file(session: Session, tmp_path: Path) -> None:
     assert {file.path: (file.size, file.sha256) for file in bundle.files} == {
         path: (len(data), hashlib.sha256(data).hexdigest()) for path, data in content.items()
     }
-    sums = dict(reversed(row.split("  ")) for row in content.pop("SHA256SUMS").decode().splitlines())
+    sums = dict(row.split("  ")[::-1] for row in content.pop("SHA256SUMS").decode().splitlines())
     assert sums.keys() == content.keys()
     done = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "b", check=False)
     assert done.returncode == 0
@@ -151,7 +151,11 @@ def test_the_index_covers_the_record(session: Session, tmp_path: Path) -> None:
 def test_virtual_blobs_are_read_from_their_files(session: Session, tmp_path: Path) -> None:
     layout = session.workspace.images
     (tmp_path / "weights").write_bytes(weights := os.urandom(3 << 20))
-    segments = [b"head", tarball.Content(str(tmp_path / "weights"), len(weights)), b"tail"]
+    segments: list[bytes | tarball.Content] = [
+        b"head",
+        tarball.Content(str(tmp_path / "weights"), len(weights)),
+        b"tail",
+    ]
     content = b"head" + weights + b"tail"
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     virtual_blob.write(layout, digest, segments)

@@ -62,7 +62,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal offset
         offset += days * DAY
 
-    monkeypatch.setattr(prune.time, "time", lambda: real() + offset)
+    monkeypatch.setattr("builder.project.cache.prune.time.time", lambda: real() + offset)
     return move
 
 

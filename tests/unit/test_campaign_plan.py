@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from campaign.faults import FAULTS, IN_TWO
@@ -9,6 +11,9 @@ from campaign.front import Fault, Plan
 from campaign.report import page, summary
 from campaign.trial import Result, as_result
 from campaign.ways import WAYS
+
+if TYPE_CHECKING:
+    from campaign.front import Repeat
 
 
 def make_result(number: int, **changes: object) -> Result:
@@ -36,7 +41,7 @@ def test_every_kind_and_way_has_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("repeat", "hits"), [("once", 1), ("three times", 3), ("always", 5)])
-def test_a_fault_begins_at_its_request_and_repeats_at_that_address(repeat: str, hits: int) -> None:
+def test_a_fault_begins_at_its_request_and_repeats_at_that_address(repeat: Repeat, hits: int) -> None:
     fault = Fault(kind="x", match="GET", act=lambda _: None)
     plan = Plan(fault=fault, nth=2, repeat=repeat)
     assert plan.take("hub GET /a") is None

@@ -168,7 +168,7 @@ def test_another_folder_has_the_same_inputs(project: SmallProject, tmp_path: Pat
 
 
 def test_another_version_of_jbuild(project: SmallProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert render.__version__ == builder.__version__
+    assert vars(render)["__version__"] == builder.__version__
     monkeypatch.setattr(render, "__version__", "0.0.9")
     assert project.changed() == {FIRST: ["jbuild"], SECOND: ["jbuild"]}
 

@@ -30,12 +30,11 @@ from builder.host.process import Completed
 from builder.image.build import stage as build_stage
 from builder.lock import lockfile
 from builder.pipeline import history
+from builder.pipeline.failure import Failure
 from builder.publish import registry_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-Call = "Callable[..., tuple[int, str, str]]"
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_show_does_not_pass_off_a_failure_with_another_lock_as_one_with_this(jbu
         (lock, "  failed      at audit, 2026-11-02 10:00 UTC: 1 error\n  next        waive it"),
         (before, "  before      at audit, 2026-11-02 10:00 UTC, with another lock: 1 error\n"),
     ):
-        failure = history.Failure(stage="audit", message="1 error", hint="waive it")
+        failure = Failure(stage="audit", message="1 error", hint="waive it")
         run = history.HistoryRun(
             when="2026-11-02T10:00:00+00:00", stages=(), failure=failure, lock=history.lock_identity(made_from)
         )
@@ -219,7 +218,7 @@ def test_show_does_not_pass_off_a_failure_with_another_lock_as_one_with_this(jbu
 def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -> None:
     cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
     folder = CellFolder(path=project / "build" / "demo" / cell)
-    failure = history.Failure(stage="lock", message="a package index did not answer", hint="run it again")
+    failure = Failure(stage="lock", message="a package index did not answer", hint="run it again")
     run = history.HistoryRun(when="2026-11-02T10:00:00+00:00", stages=(), failure=failure)
     history._append(folder.history, json.dumps(records.to_json(run)))
     words = "at lock, 2026-11-02 10:00 UTC: a package index did not answer"
@@ -241,7 +240,7 @@ def test_a_failed_lock_is_shown_wherever_cells_are(jbuild: Any, project: Path) -
 def test_a_stage_that_runs_is_shown_as_running_wherever_cells_are(jbuild: Any, project: Path) -> None:
     cell = json.loads(jbuild("matrix", "demo", "--json")[1])["cells"][0]["id"]
     folder = CellFolder(path=project / "build" / "demo" / cell)
-    failure = history.Failure(stage="lock", message="the run was interrupted before this stage ended")
+    failure = Failure(stage="lock", message="the run was interrupted before this stage ended")
     before = history.HistoryRun(when="2026-11-02T10:00:00+00:00", stages=(), failure=failure)
     history._append(folder.history, json.dumps(records.to_json(before)))
     work: Any = SimpleNamespace(folder=folder, job=SimpleNamespace(name=f"demo/{cell}"))

@@ -43,7 +43,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """A cache that even root cannot make."""
     (tmp_path / "file").write_text("a file")
     path = {"file": str(tmp_path / "file"), "below a file": str(tmp_path / "file" / "cache")}
-    found = path.get(request.param, request.param)
+    found: str = path.get(request.param, request.param)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "demo.toml").write_text(RECIPE)
     make_wheel(tmp_path)

@@ -6,12 +6,12 @@ import json
 import shutil
 import stat
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from doctor_parts import serving
 
-from builder.project.doctor import check_table, disk_check, emulation_check, examination, tools_check
+from builder.project.doctor import check_table, emulation_check, examination, tools_check
 from builder.project.doctor.check_table import Check, check_rows
 from builder.project.doctor.examination import apply_fixes
 
@@ -52,7 +52,9 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("builder.host.engine.contexts._DEFAULT_HOST", f"unix://{tmp_path}/absent.sock")
     monkeypatch.setattr(tools_check, "can_start_engine", lambda: False)
-    monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=90_000_000_000))
+    monkeypatch.setattr(
+        "builder.project.doctor.disk_check.shutil.disk_usage", lambda _: SimpleNamespace(free=90_000_000_000)
+    )
     with serving() as index:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index.host}/simple")
         yield
@@ -89,8 +91,9 @@ def built_only(out: str) -> set[str]:
 def test_only_a_checkout_names_its_own_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkout: bool) -> None:
     if not checkout:
         monkeypatch.setattr(check_table, "ENGINE_SCRIPT", tmp_path / "absent")
+    values: dict[str, Any] = dict.fromkeys(_WORDS, "y")
     texts = [
-        check_table.problem(row.name, each.id, "x", **dict.fromkeys(_WORDS, "y")).mend or ""
+        check_table.problem(row.name, each.id, "x", **values).mend or ""
         for row in check_rows().values()
         for each in row.problems
     ]

@@ -105,7 +105,7 @@ def test_every_stand_in_is_named(session: Session) -> None:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def have(size: float) -> None:
-        monkeypatch.setattr(disk_check.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+        monkeypatch.setattr("builder.project.doctor.disk_check.shutil.disk_usage", lambda _: SimpleNamespace(free=size))
 
     return have
 
@@ -181,7 +181,8 @@ def test_an_engine_on_another_disk_is_judged_by_itself(
     elsewhere = SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=-1), __str__=lambda: "/data")
     monkeypatch.setattr(disk_check, "data_folder", lambda _: elsewhere)
     monkeypatch.setattr(
-        disk_check.shutil, "disk_usage", lambda path: SimpleNamespace(free=GB if path is elsewhere else 50 * GB)
+        "builder.project.doctor.disk_check.shutil.disk_usage",
+        lambda path: SimpleNamespace(free=GB if path is elsewhere else 50 * GB),
     )
     assert [check.state for check in disk_check.check(case)] == ["ok", "error"]
 

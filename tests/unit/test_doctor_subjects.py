@@ -6,7 +6,7 @@ import ast
 import inspect
 import string
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -81,7 +81,8 @@ def test_every_problem_has_a_reason_and_a_fix() -> None:
         for each in row.problems:
             fields = {name for _, name, _, _ in string.Formatter().parse(each.fix) if name is not None}
             wanted = {name for word in each.safe for _, name, _, _ in string.Formatter().parse(word) if name}
-            found = problem(row.name, each.id, "seen", **{name: f"<{name}>" for name in fields | wanted})
+            values: dict[str, Any] = {name: f"<{name}>" for name in fields | wanted}
+            found = problem(row.name, each.id, "seen", **values)
             assert found.mend
             assert found.state == each.state
             assert all("{" not in word for word in found.fix)

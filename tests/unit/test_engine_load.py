@@ -12,7 +12,6 @@ from servers import make_image
 
 from builder.errors import EngineError, IntegrityError
 from builder.host.console import Console
-from builder.host.engine import image_lists
 from builder.image.oci.engine_load import loaded
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Images:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits, in seconds, which take no time."""
     waited: list[float] = []
-    monkeypatch.setattr(image_lists.time, "sleep", waited.append)
+    monkeypatch.setattr("builder.host.engine.image_lists.time.sleep", waited.append)
     return waited
 
 

@@ -85,7 +85,12 @@ def test_a_glob_or_a_name_without_a_match_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> LockedWheel:
-    files = {"demo/__init__.py": "", "demo/_C.so": GPU, "demo/lib/libone.so.9": GPU, "demo/lib/tool": b"x" * 500}
+    files: dict[str, str | bytes] = {
+        "demo/__init__.py": "",
+        "demo/_C.so": GPU,
+        "demo/lib/libone.so.9": GPU,
+        "demo/lib/tool": b"x" * 500,
+    }
     return locked(make_wheel(tmp_path, files=files))
 
 

@@ -83,7 +83,7 @@ def test_mirrors_leave_no_trace(tmp_path: Path) -> None:
 
 
 def test_programs_stay_programs(tmp_path: Path) -> None:
-    files = {MODULE: MODULE_FACTS, "demo-1.0.data/scripts/run": "#!python\n"}
+    files: dict[str, Any] = {MODULE: MODULE_FACTS, "demo-1.0.data/scripts/run": "#!python\n"}
     wheel = finished(raw_wheel(tmp_path, files, executable=("demo-1.0.data/scripts/run",)), tmp_path / "out")
     with zipfile.ZipFile(wheel) as archive:
         modes = {entry.filename.rpartition("/")[2]: entry.external_attr >> 16 for entry in archive.infolist()}
@@ -127,6 +127,7 @@ def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
     assert [subject["name"] for subject in statement["subject"]] == [MODULE]
     assert definition["externalParameters"]["environment"] == {"DEMO_FORCE_BUILD": "TRUE"}
     assert definition["internalParameters"]["compiler"] == "gcc 12.2.0-14cross1"
+    assert build.target.torch
     names = [material["name"] for material in definition["resolvedDependencies"]]
     assert names == [
         "demo",
@@ -134,7 +135,7 @@ def test_the_provenance_states_inputs_and_files(tmp_path: Path) -> None:
         "setuptools-80.9.0-py3-none-any.whl",
         build.target.torch.filename,
         GCC,
-    ]  # type: ignore[union-attr]
+    ]
     assert disagreement(wheel, build) is None
 
 
@@ -148,13 +149,13 @@ def test_a_repository_is_named_with_its_commit(tmp_path: Path) -> None:
 
 
 def test_a_second_bill_stays(tmp_path: Path) -> None:
-    files = {MODULE: MODULE_FACTS, "demo-1.0.dist-info/sboms/other.cdx.json": "{}"}
+    files: dict[str, Any] = {MODULE: MODULE_FACTS, "demo-1.0.dist-info/sboms/other.cdx.json": "{}"}
     names = contents_of(finished(raw_wheel(tmp_path, files), tmp_path / "out"))
     assert len([name for name in names if "/sboms/" in name]) == 2
 
 
 def test_signatures_of_the_old_record_go(tmp_path: Path) -> None:
-    files = {MODULE: MODULE_FACTS, "demo-1.0.dist-info/RECORD.jws": "x"}
+    files: dict[str, Any] = {MODULE: MODULE_FACTS, "demo-1.0.dist-info/RECORD.jws": "x"}
     assert not [n for n in contents_of(finished(raw_wheel(tmp_path, files), tmp_path / "out")) if n.endswith("jws")]
 
 

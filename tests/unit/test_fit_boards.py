@@ -202,7 +202,13 @@ def test_a_cell_for_one_gpu_leaves_out_boards_with_another(folder: Path) -> None
 
 
 def test_a_gpu_with_its_own_memory_has_no_operating_system_in_it(folder: Path) -> None:
-    machine = {"name": "gpu-cuda-13.0", "architecture": "amd64", "l4t": None, "cuda": "13.0", "sms": ("9.0",)}
+    machine: dict[str, Any] = {
+        "name": "gpu-cuda-13.0",
+        "architecture": "amd64",
+        "l4t": None,
+        "cuda": "13.0",
+        "sms": ("9.0",),
+    }
     fits = fit_of(folder, **machine).boards
     assert [fit.machine.board for fit in fits if fit.machine] == ["h100-80", "h200-141"]
     (fit,) = fit_of(folder, "h100-80", **machine).boards
@@ -352,7 +358,13 @@ def test_a_lock_warns_of_boards(folder: Path, session: Session, capsys: pytest.C
 
 def test_an_estimate_never_fails_a_lock(folder: Path, session: Session) -> None:
     write_weights(folder / "model.safetensors", {"w": ("BF16", [100], 200)})
-    for config in ({"model_type": "other"}, {"hidden_size": "wide"}, {"text_config": []}, {"num_hidden_layers": -1}):
+    configs: tuple[dict[str, Any], ...] = (
+        {"model_type": "other"},
+        {"hidden_size": "wide"},
+        {"text_config": []},
+        {"num_hidden_layers": -1},
+    )
+    for config in configs:
         (folder / "config.json").write_text(json.dumps(config))
         _lock(folder, session, boards=("orin-nano-4",))
     (folder / "model.safetensors").write_bytes(b"damaged")
@@ -473,7 +485,8 @@ def test_errors_of_the_command(jbuild: Any, tmp_path: Path) -> None:
 
 
 def test_rows_have_sources() -> None:
-    assert all(row.source for row in (*defaults().values(), *overheads()))
+    assert all(row.source for row in defaults().values())
+    assert all(row.source for row in overheads())
     assert {"bert", "XLMRobertaModel"} <= encoders()
     assert {row.of for row in overheads()} == {"gpu", "system", "device", "cpu"}
 

@@ -15,10 +15,11 @@ GIB = 1 << 30
 
 
 def settings(*arguments: str, environment: dict[str, str] | None = None, **changes: Any) -> ServingSettings:
-    context = {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
+    context: dict[str, Any] = {"gpu": True, "vllm": "0.15"}
+    context |= {name: changes.pop(name) for name in ("gpu", "vllm", "memory") if name in changes}
     shape = make_shape(**changes.pop("shape", {}))
     server = ServerSpec(arguments=arguments, environment=tuple((environment or {}).items()), **changes)
-    return settings_of(server, shape, **({"gpu": True, "vllm": "0.15"} | context))
+    return settings_of(server, shape, **context)
 
 
 def test_defaults_of_a_gpu_server() -> None:

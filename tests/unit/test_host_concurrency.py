@@ -50,7 +50,9 @@ def test_no_more_threads_than_the_limit() -> None:
 
 
 def test_the_first_failure_stops_the_rest_and_is_raised() -> None:
-    done, stopped, started = [], [], threading.Event()
+    done: list[int] = []
+    stopped: list[int] = []
+    started = threading.Event()
 
     def job(number: int) -> None:
         if number == 0:
@@ -103,7 +105,8 @@ def test_failures_are_gathered() -> None:
 
 
 def test_nothing_starts_after_the_token_is_cancelled() -> None:
-    token, done = CancelToken(), []
+    token = CancelToken()
+    done: list[int] = []
     token.cancel()
     with TaskGroup(2, token=token) as group:
         assert [type(outcome) for outcome in group.gather(done.append, range(3))] == [StoppedError] * 3
@@ -125,8 +128,15 @@ def test_a_parent_stops_its_children_only() -> None:
 
 
 def test_an_exception_drops_what_has_not_started_and_calls_back() -> None:
-    done, called, release = [], [], threading.Event()
-    group = TaskGroup(1, on_cancel=lambda: (called.append(1), release.set()), grace_s=None)
+    done: list[int] = []
+    called: list[int] = []
+    release = threading.Event()
+
+    def stop() -> None:
+        called.append(1)
+        release.set()
+
+    group = TaskGroup(1, on_cancel=stop, grace_s=None)
 
     def fail() -> None:
         group.submit(release.wait, 30)

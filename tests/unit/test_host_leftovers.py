@@ -125,8 +125,14 @@ def test_what_others_write_and_what_is_the_users_stays(session: Session, workspa
     assert {path.name for path in cell.iterdir()} == {*names, "smoke.json"}
 
 
+def word_of_an_ended_process() -> str:
+    own = this_process()
+    assert own is not None
+    return replace(own, started=1).word
+
+
 def test_entries_and_other_programs_folders_are_not_searched(session: Session, workspace: Workspace) -> None:
-    ended = replace(this_process(), started=1).word
+    ended = word_of_an_ended_process()
     inside = [
         workspace.foundry / "aa" / f"{'a' * 64}-2" / "site-packages",
         workspace.cache / "uv" / "wheels",
@@ -142,7 +148,7 @@ def test_entries_and_other_programs_folders_are_not_searched(session: Session, w
 
 
 def test_a_link_is_removed_and_not_its_target(session: Session, workspace: Workspace, tmp_path: Path) -> None:
-    ended = replace(this_process(), started=1).word
+    ended = word_of_an_ended_process()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     cell = workspace.cell("demo", "one").path

@@ -58,7 +58,7 @@ def image(layout: Path, *layers: list[File], kind: str = "+zstd", **config: Any)
         return {"digest": f"sha256:{digest}", "size": len(content)}
 
     made = ["ADD rootfs.tar / # buildkit", "COPY layers/torch-0123/ / # buildkit"]
-    history = [{"created_by": text} for text in made]
+    history: list[dict[str, Any]] = [{"created_by": text} for text in made]
     history.insert(1, {"created_by": "ENV A=b", "empty_layer": True})
     body = {"config": {"Env": ["A=b"]}, "history": history, **config}
     described = put(json.dumps(body).encode())

@@ -43,7 +43,8 @@ def test_an_image_is_read(tmp_path: Path, digest: str) -> None:
 
 
 def test_an_image_without_labels(tmp_path: Path) -> None:
-    for config in ({}, {"config": {}}, {"config": {"Labels": None}}):
+    configs: tuple[dict[str, Any], ...] = ({}, {"config": {}}, {"config": {"Labels": None}})
+    for config in configs:
         manifest = {"config": put(tmp_path, json.dumps(config).encode()), "layers": []}
         image = read_image(tmp_path, str(put(tmp_path, json.dumps(manifest).encode())["digest"]), "linux/arm64")
         assert image.labels == ()

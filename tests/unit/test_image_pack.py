@@ -21,7 +21,6 @@ from builder.errors import BuildError, DiskError
 from builder.host import tarball
 from builder.host.config import LayerCompression
 from builder.image.layers.layer import LayerWork
-from builder.image.oci import pack as pack_module
 from builder.image.oci.layout import blob
 from builder.image.oci.pack import compression_key, pack, pack_layer
 from builder.model.images import EPOCH
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 # As file systems have them: any bytes but zero.
 NAMES = st.one_of(
-    st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=130),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=130),
     st.binary(min_size=1, max_size=130).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"0"))),
 )
 LONG = "d" * 90 + "/" + "e" * 200 + ".py"
@@ -215,7 +214,7 @@ def test_the_number_of_processors_does_not_matter(
 ) -> None:
     found = set()
     for count in (None, 1, 2, 7):
-        monkeypatch.setattr(pack_module.os, "cpu_count", lambda count=count: count)
+        monkeypatch.setattr("builder.image.oci.pack.os.cpu_count", lambda count=count: count)
         content = [bytes(range(256)) * 20_000, os.urandom(0), b"x" * 9_000_000, *([b"y" * 1000] * 4000)]
         found.add(pack(iter(content), LayerCompression(), workspace.images, lambda _: None).blob.digest)
     assert len(found) == 1
@@ -262,7 +261,7 @@ def test_a_full_disk_leaves_nothing_behind(layer: Path, workspace: Workspace, mo
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack_module.tarball, "blocks", full)
+    monkeypatch.setattr(tarball, "blocks", full)
     with pytest.raises(DiskError, match="the disk is full"):
         packed(layer, workspace)
     monkeypatch.undo()

@@ -21,6 +21,8 @@ from builder.image.render import plan
 from builder.model.locks import LockedBase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from builder.host.session import Session
 
 LAYERS = plan._Content(named_layers(["environment-py3.11-1"], [], "runtime-0123456789ab"), ())
@@ -127,7 +129,11 @@ def test_a_file_of_pins_with_mistakes(session: Session, old: str, new: str, key:
     path = session.workspace.systems
     path.write_text(path.read_text().replace(old, new))
     before = path.read_text()
-    for attempt in (lambda: pinned(JOB, LOCK, session), lambda: pin(row("b" * 32), session.workspace)):
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: pinned(JOB, LOCK, session),
+        lambda: pin(row("b" * 32), session.workspace),
+    )
+    for attempt in attempts:
         with pytest.raises(DocumentError) as caught:
             attempt()
         assert key in [problem.key for problem in caught.value.problems]

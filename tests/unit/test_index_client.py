@@ -278,7 +278,12 @@ def test_a_length_that_is_no_number_is_not_trusted(server: TinyIndex, tmp_path: 
 
 def test_a_page_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = requests.Response()
-    blocks = iter(lambda: time.sleep(0.02) or b"x", b"")
+
+    def drip() -> bytes:
+        time.sleep(0.02)
+        return b"x"
+
+    blocks = iter(drip, b"")
     monkeypatch.setattr(answer, "iter_content", lambda _: blocks)
     with pytest.raises(requests.exceptions.ReadTimeout):
         read_body(answer, 1 << 20, 0.05)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
-import requests
 from factories import locked, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
@@ -209,7 +209,7 @@ def test_a_token_without_a_password(server: TinyIndex) -> None:
 
 def test_letters_of_any_script(server: TinyIndex) -> None:
     server.login = "mé:пароль"
-    login = requests.utils.quote("mé") + ":" + requests.utils.quote("пароль")
+    login = quote("mé") + ":" + quote("пароль")
     assert get(Config(indexes=(row(with_login(server.url, login)),)), f"{server.url}torch/") == 200
 
 

@@ -14,8 +14,8 @@ from tiny_index import Answer, TinyIndex, tiny_index
 from builder.errors import IntegrityError, JbuildError, NetworkError
 from builder.host.config import Config
 from builder.host.index_rows import DEFAULT
+from builder.remote import http
 from builder.remote.http import Retry
-from builder.remote.index import index_view as module
 from builder.remote.index import remote_wheel
 from builder.remote.index.index_client import IndexClient
 from builder.remote.index.index_view import IndexView, own_wheels, read_wheel, wheel_metadata
@@ -37,7 +37,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     def quick(**options: Any) -> Retry:
         return Retry(**options, sleep=lambda _: None)
 
-    monkeypatch.setattr(module.http, "Retry", quick)
+    monkeypatch.setattr(http, "Retry", quick)
     monkeypatch.setattr(remote_wheel, "Retry", quick)
 
 

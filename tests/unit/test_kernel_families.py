@@ -35,8 +35,8 @@ C, FA2 = "vllm/_C.abi3.so", "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so"
 MARLIN = "_ZN6marlin6MarlinILl1125899906909960ELl1125899906843648ELl1125899906909960ELl1125899906909960ELi256EEEvv"
 REPACK = "_ZN6marlin24gptq_marlin_repack_kernelEv"
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
-AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4}}
-SERVED = {"head_dim": 64}
+AWQ: dict[str, Any] = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+SERVED: dict[str, Any] = {"head_dim": 64}
 FLASHINFER = {"vllm": "0.20.2", "flashinfer-python": "0.6.8"}
 ORIN_6 = GpuFacts(sm=87, l4t="36.4.3", driver=(12, 6))
 ORIN_7 = GpuFacts(sm=87, l4t="39.2.0", driver=(13, 2))

@@ -15,6 +15,7 @@ from builder.errors import LockError
 from builder.lock import index_sources, lockfile, resolve, stage
 from builder.lock.recipe_models import fetch_models, lock_models, locked_models, used_models, verify_models
 from builder.lock.resolve import lock_one
+from builder.model.locks import LOCK_FORMAT
 from builder.model.recipes import Model, ServerSpec
 from builder.models import model_lock as locking_models
 from builder.models import model_pins, model_store
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from builder.host.session import Session
     from builder.model.locks import Job
+    from builder.model.model_files import LockedModel
 
 MODEL = Model(name="tiny", source="hf://org/tiny@main")
 ASKED = model_pins.reference_of(MODEL)
@@ -120,9 +122,12 @@ def test_ten_cells_lock_fetch_and_verify_one_model_once(
     jobs = ten_jobs(model)
     asked: list[str] = []
     real = locking_models.lock_model
-    monkeypatch.setattr(
-        "builder.lock.recipe_models.lock_model", lambda model, *rest: asked.append(model.name) or real(model, *rest)
-    )
+
+    def noted(model: Model, *rest: Any) -> LockedModel:
+        asked.append(model.name)
+        return real(model, *rest)
+
+    monkeypatch.setattr("builder.lock.recipe_models.lock_model", noted)
     (used,) = lock_models(jobs, jobs, session)
     assert (asked, len(used.cells)) == (["tiny"], 10)
     assert used_models(jobs, session) == (used,)
@@ -163,7 +168,7 @@ def test_a_cells_own_lock_comes_first(session: Session) -> None:
     path = session.workspace.lock("demo", "one")
     lockfile.write(path, make_lock(models=(own,)))
     assert locked_models(job, session) == (own,)
-    path.write_text(path.read_text().replace(f"format = {lockfile.LOCK_FORMAT}", "format = 1"))
+    path.write_text(path.read_text().replace(f"format = {LOCK_FORMAT}", "format = 1"))
     assert locked_models(job, session) == (LOCKED,), "an older lock is as good as none"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import locked, make_wheel
@@ -14,6 +14,7 @@ from layer_files import COMPILER, wheels_layer
 from builder.errors import DiskError, IntegrityError, JbuildError, NetworkError
 from builder.host.concurrency import workers
 from builder.host.console import Console
+from builder.host.process import PipedProgram
 from builder.host.session import Session
 from builder.image.layers import pack_layers as pack_module
 from builder.image.layers.pack_layers import pack_layers
@@ -70,7 +71,7 @@ def test_the_number_of_processors_does_not_matter(
     first = pack_layers(layers, COMPILER, "one", session)
     for path in blobs(session):
         path.unlink()
-    monkeypatch.setattr(bytecode.os, "cpu_count", lambda: processors)
+    monkeypatch.setattr("builder.image.wheels.bytecode.os.cpu_count", lambda: processors)
     monkeypatch.setattr(pack_module, "_AT_ONCE", processors)
     assert pack_layers(layers, COMPILER, "one", session) == first
 
@@ -115,11 +116,10 @@ def test_a_cancelled_run_ends_and_leaves_no_process(session: Session, tmp_path: 
 def test_compilers_end_with_an_interrupted_run(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[bytecode.PipedProgram] = []
-    real = bytecode.PipedProgram
+    started: list[PipedProgram] = []
 
-    def noted(*arguments: object) -> bytecode.PipedProgram:
-        started.append(real(*arguments))  # type: ignore[arg-type]
+    def noted(*arguments: Any) -> PipedProgram:
+        started.append(PipedProgram(*arguments))
         return started[-1]
 
     def interrupted(*_: object, **__: object) -> None:

@@ -41,7 +41,8 @@ def test_a_name_counts_once() -> None:
 
 
 def test_cells_go_to_the_least_busy() -> None:
-    builders, gate, seen = make("a", "b"), threading.Barrier(4, timeout=100), []
+    builders, gate = make("a", "b"), threading.Barrier(4, timeout=100)
+    seen: list[str | None] = []
 
     def work(name: str | None) -> None:
         seen.append(name)
@@ -50,7 +51,7 @@ def test_cells_go_to_the_least_busy() -> None:
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(builders.build, "c", ENGINE, work) for _ in range(4)]:
             future.result()
-    assert sorted(seen) == ["a", "a", "b", "b"]
+    assert sorted(seen, key=str) == ["a", "a", "b", "b"]
 
 
 def test_a_dead_builders_cell_goes_to_another(dead: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import make_job, make_lock, make_plan, make_run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FINDING = Finding(rule="undefined-symbol", severity="error", wheel="x 1", file="x.so", detail="lacks y", fix="pin it")
 
 
-class FailingAudit(Stage[Audit]):
+class FailingAudit(Stage[Any]):
     """Finds as many errors as it is told, and counts how often it runs."""
 
     name = "audit"

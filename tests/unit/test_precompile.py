@@ -199,7 +199,7 @@ def test_all_kernels_need_no_model() -> None:
 
 
 def test_only_cells_that_compile_lock_a_compiler(session: Session, tmp_path: Path) -> None:
-    inputs = {value: lock_inputs(job_with(value), session.config) for value in (None, "off", "needed", "all")}  # type: ignore[arg-type]
+    inputs = {value: lock_inputs(job_with(value), session.config) for value in (None, "off", "needed", "all")}
     assert inputs[None] == inputs["off"]
     assert inputs["needed"] == inputs["all"] != inputs["off"]
     plain = make_lock()

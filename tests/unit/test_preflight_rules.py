@@ -40,7 +40,12 @@ def text(context: ServerContext) -> str:
 
 
 # The sizes in the models' own config.json.
-SMOLLM2_135M = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+SMOLLM2_135M: dict[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
 LLAMA_32_1B = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -50,7 +55,7 @@ LLAMA_32_1B = {
 }
 QWEN25_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_key_value_heads": 2}
 TINYLLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4}
-GROUPS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}}
+GROUPS: dict[str, Any] = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}}
 AWQ_GROUPS = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}}
 ONE_GROUP_OF_4_BITS = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1, "sym": True}}
 ONE_GROUP = {"quantization_config": {"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}}

@@ -52,7 +52,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 def fragment_validator(name: str) -> jsonschema.Draft202012Validator:
     """A validator of single tables: nothing is required at the top and in the tables below it."""
     schema = copy.deepcopy(INPUTS[name]())
-    for table in (schema, *schema["properties"].values()):  # type: ignore[misc]
+    for table in (schema, *schema["properties"].values()):
         table.pop("required", None)
     return jsonschema.Draft202012Validator(schema)
 

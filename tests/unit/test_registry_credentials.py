@@ -85,7 +85,9 @@ def test_the_general_password_is_not_for_everybody(monkeypatch: pytest.MonkeyPat
     assert find_credentials("docker.io") is None
     monkeypatch.setattr(base_lookup, "connect", lambda *_, publish, **__: publish)
     config = Config(registries=("mine.io/team",))
-    given = {host: connect_to(Reference(host=host, repository="a/b"), config) for host in ("docker.io", "mine.io")}
+    given: dict[str, object] = {
+        host: connect_to(Reference(host=host, repository="a/b"), config) for host in ("docker.io", "mine.io")
+    }
     assert given == {"docker.io": False, "mine.io": True}
 
 

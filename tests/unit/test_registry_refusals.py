@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from scripted_registry import HOST, Store, client
+from scripted_registry import HOST, Store, always, client
 
 from builder.errors import RegistryError
 from builder.model.images import Descriptor
@@ -92,7 +92,7 @@ def test_the_errors_of_other_forms_are_quoted() -> None:
         ),
     ):
         with pytest.raises(RegistryError) as caught:
-            client(lambda _, c=content, k=kind: (400, {"Content-Type": k}, c))[0].put_manifest("a/b", "1", b"{}", "x/y")
+            client(always(400, {"Content-Type": kind}, content))[0].put_manifest("a/b", "1", b"{}", "x/y")
         assert "project or repository is created first" in (caught.value.hint or "")
 
 
@@ -155,10 +155,10 @@ def test_a_manifest_must_be_stored_under_its_digest() -> None:
         (201, {"Docker-Content-Digest": digest}),
         (200, {"Docker-Content-Digest": digest}),
     ):
-        assert not client(lambda _, s=status, h=headers: (s, h, b""))[0].put_manifest("a/b", "1", b"{}", "x/y")
+        assert not client(always(status, headers, b""))[0].put_manifest("a/b", "1", b"{}", "x/y")
     for status, headers in ((200, {}), (201, {"Docker-Content-Digest": DIGEST})):
         with pytest.raises(RegistryError, match="did not store"):
-            client(lambda _, s=status, h=headers: (s, h, b"{}"))[0].put_manifest("a/b", "1", b"{}", "x/y")
+            client(always(status, headers, b"{}"))[0].put_manifest("a/b", "1", b"{}", "x/y")
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"manifests": 7}', b'{"manifests": ["x"]}', b"{"])
@@ -192,7 +192,7 @@ def test_referrers_of_another_form(body: bytes) -> None:
 @pytest.mark.parametrize("address", ["http://[oops:x/", "http://[::1/x", "http://h:99999/x", "http://h:port/x"])
 def test_malformed_addresses_in_headers(address: str) -> None:
     for header in ({"Location": address}, {"Link": f'<{address}>; rel="next"'}):
-        asker = client(lambda _, h=header: (202 if "Location" in h else 200, h, b"{}"))[0]
+        asker = client(always(202 if "Location" in header else 200, header, b"{}"))[0]
         step = asker.tags if "Link" in header else asker.try_upload
         with pytest.raises(RegistryError, match="sends a malformed address, 'http://") as caught:
             step("a/b")

@@ -12,6 +12,7 @@ import requests
 
 from builder.errors import IntegrityError, NetworkError
 from builder.host.concurrency import CancelToken, Progress, StoppedError, map_with_progress
+from builder.host.file_locks import file_lock
 from builder.remote import download as remote_download
 from builder.remote.download import (
     Expected,
@@ -19,7 +20,6 @@ from builder.remote.download import (
     PartialFile,
     download,
     download_once,
-    file_lock,
     local_path,
     receive,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import tomli_w
@@ -15,6 +15,7 @@ from packaging.pylock import Pylock
 
 from builder.errors import LockError
 from builder.lock import lockfile
+from builder.lock.uv_target import markers, tags
 from builder.model.locks import Lock, LockedBase, LockedInterpreter
 
 if sys.version_info >= (3, 11):
@@ -24,6 +25,8 @@ else:
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from packaging.markers import Environment
 
 LOCK = make_lock(
     make_locked_wheel("demo"),
@@ -90,7 +93,8 @@ def test_other_tools_can_read_it(path: Path) -> None:
     assert str(pylock.lock_version) == "1.0"
     assert str(pylock.requires_python) == "==3.11.*"
     assert {str(package.name) for package in pylock.packages} == {"demo", "no-size", "on-disk"}
-    chosen = list(pylock.select(environment=lockfile.markers(LOCK.platform), tags=lockfile.tags(LOCK.platform)))
+    environment = cast("Environment", markers(LOCK.platform))
+    chosen = list(pylock.select(environment=environment, tags=tags(LOCK.platform)))
     assert len(chosen) == 3
 
 

@@ -14,6 +14,7 @@ from factories import DIGEST, make_job, make_spec, make_wheel
 from tiny_index import Answer, TinyIndex, tiny_index
 
 from builder.errors import IntegrityError, LockError, NetworkError, NoWheelsError
+from builder.host import records
 from builder.host.config import Config
 from builder.host.index_rows import IndexRow
 from builder.host.session import Session
@@ -409,7 +410,7 @@ def test_a_lock_is_there_before_its_reasons_are(tied: Session, monkeypatch: pyte
 
 def test_what_an_advisory_led_to_is_forgotten_after_a_day(session: Session) -> None:
     memory = session.workspace.advised("x")
-    advisory_solve.records.write(memory, "", {"vllm-0.9-aimv2": ("transformers<4.54",)})
+    records.write(memory, "", {"vllm-0.9-aimv2": ("transformers<4.54",)})
     assert [each.id for each in advisory_solve._recalled(memory)] == ["vllm-0.9-aimv2"]
     yesterday = memory.stat().st_mtime - 86_500
     os.utime(memory, (yesterday, yesterday))

@@ -55,7 +55,13 @@ def _image(monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
 
 def _target(**changes: Any) -> SandboxTarget:
     base = BuildBase(image=BASE)
-    facts = {"machine": "amd64", "architecture": "arm64", "newest_gcc": 99, "glibc": "2.36", "base": base}
+    facts: dict[str, Any] = {
+        "machine": "amd64",
+        "architecture": "arm64",
+        "newest_gcc": 99,
+        "glibc": "2.36",
+        "base": base,
+    }
     return SandboxTarget(**(facts | changes))
 
 

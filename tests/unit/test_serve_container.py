@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import requests
 from docker.errors import APIError, ImageNotFound
-from engine_factory import SERVICE, Fake, make_engine
+from engine_factory import SERVICE, Fake, make_engine, running_container
 from factories import make_jetson, make_job
 
 from builder.device import service_container as containers
@@ -18,7 +18,6 @@ from builder.device.service import service_of, service_of_image
 from builder.device.service_records import Published
 from builder.errors import EngineError, SmokeError, UsageError
 from builder.host.console import Console
-from builder.host.engine.container import RunningContainer
 from builder.host.engine.gpu_access import BY_RUNTIME
 from builder.image.runtime.entrypoint import command
 
@@ -62,8 +61,12 @@ class Client:
         return iter(self.events)
 
 
+def make_client(container: Fake | None = None, **answers: Any) -> Any:
+    return Client(container, **answers)
+
+
 def test_a_clean_end() -> None:
-    assert containers.end_of(RunningContainer(Fake()), SERVICE) == 0
+    assert containers.end_of(running_container(Fake()), SERVICE) == 0
 
 
 @pytest.mark.parametrize(
@@ -77,21 +80,21 @@ def test_a_clean_end() -> None:
 def test_an_end_that_is_none(code: int, killed: bool, said: str, hint: str) -> None:
     fake = Fake(code=code, killed=killed, log=(b"one\n", b"\x1b[31mtwo\n"))
     with pytest.raises(SmokeError, match=said) as caught:
-        containers.end_of(RunningContainer(fake), SERVICE)
+        containers.end_of(running_container(fake), SERVICE)
     assert hint in str(caught.value.hint)
     assert caught.value.log == "one\ntwo"
 
 
 def test_a_container_is_stopped_and_removed_whatever_happens() -> None:
     container = Fake()
-    with pytest.raises(KeyboardInterrupt), containers.started(Client(container), SERVICE):
+    with pytest.raises(KeyboardInterrupt), containers.started(make_client(container), SERVICE):
         raise KeyboardInterrupt
     assert container.calls == ["start", "stop 60", "remove"]
 
 
 def test_one_that_is_gone_already_is_as_good() -> None:
     container = Fake()
-    with containers.started(Client(container), SERVICE):
+    with containers.started(make_client(container), SERVICE):
         container.gone = True
     assert container.calls == ["start", "stop 60", "remove"]
 
@@ -100,35 +103,35 @@ def test_one_that_does_not_start_is_removed() -> None:
     container = Fake()
     container.refuses = refusal(500, "port is already allocated")
     with pytest.raises(EngineError, match="port is already allocated") as caught:
-        containers.start(Client(container), SERVICE)
+        containers.start(make_client(container), SERVICE)
     assert "--publish" in str(caught.value.hint)
     assert container.calls == ["start", "remove"]
 
 
 def test_a_name_that_is_taken() -> None:
     with pytest.raises(EngineError, match="in use") as caught:
-        containers.start(Client(error=refusal(409, "the name is in use")), SERVICE)
+        containers.start(make_client(error=refusal(409, "the name is in use")), SERVICE)
     assert caught.value.hint == f"stop it: `docker rm --force {SERVICE.name}`"
     with pytest.raises(EngineError, match="no such runtime") as caught:
-        containers.start(Client(error=refusal(500, "no such runtime")), SERVICE)
+        containers.start(make_client(error=refusal(500, "no such runtime")), SERVICE)
     assert "jbuild doctor" in str(caught.value.hint)
 
 
 def test_an_image_is_pulled_where_the_engine_lacks_it() -> None:
-    client = Client(events=[{"status": "Pulling"}, {"status": "Pull complete"}])
+    client = make_client(events=[{"status": "Pulling"}, {"status": "Pull complete"}])
     containers.provide(client, "r/x@sha256:1", "linux/arm64", QUIET, hint="")
     assert client.pulled == ["r/x@sha256:1"]
     with pytest.raises(EngineError, match="cannot pull the image: unauthorized"):
-        containers.provide(Client(events=[{"error": "unauthorized"}]), "r/x", None, QUIET, hint="")
+        containers.provide(make_client(events=[{"error": "unauthorized"}]), "r/x", None, QUIET, hint="")
     with pytest.raises(EngineError, match="cannot pull the image: nothing there"):
-        containers.provide(Client(error=refusal(404, "nothing there")), "r/x", None, QUIET, hint="h")
+        containers.provide(make_client(error=refusal(404, "nothing there")), "r/x", None, QUIET, hint="h")
 
 
 def test_where_it_is_published() -> None:
     container = Fake()
-    assert RunningContainer(container).published(8000) is None
+    assert running_container(container).published(8000) is None
     container.ports["8000/tcp"] = [{"HostIp": "127.0.0.1", "HostPort": "49153"}]
-    assert RunningContainer(container).published(8000) == 49153
+    assert running_container(container).published(8000) == 49153
 
 
 def test_the_gpu_needs_a_way_to_it() -> None:
@@ -157,7 +160,7 @@ def test_an_image_says_itself_how_it_runs() -> None:
     assert (service.environment, dict(plain.environment)) == ((), {"QEMU_CPU": "max,sve=off"})
 
 
-TWO_PORTS = {"1/tcp": {}, "2/tcp": {}}
+TWO_PORTS: dict[str, Any] = {"1/tcp": {}, "2/tcp": {}}
 
 
 @pytest.mark.parametrize("config", [{"ExposedPorts": None}, {"ExposedPorts": TWO_PORTS}, {"Entrypoint": None}])

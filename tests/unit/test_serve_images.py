@@ -186,4 +186,6 @@ def test_a_boards_memory_sets_what_vllm_may_take(
     job = make_job(platform=make_jetson())
     service = service_here(job, CHOSEN, session, HERE, board="orin-nano-8")
     assert service.environment == settings
-    assert service.cpus == board("orin-nano-8").cpus - 1
+    cpus = board("orin-nano-8").cpus
+    assert cpus
+    assert service.cpus == cpus - 1

@@ -176,7 +176,7 @@ THOR = TargetHost(name="agx-thor-128", architecture="arm64", is_jetson=True, l4t
 
 def test_of_equal_images_the_one_for_this_gpu_alone(shelf: Shelf) -> None:
     shelf.rows = [state("both"), state("orin"), state("thor")]
-    release = {"l4t": "39.2.0", "cuda": "13.0"}
+    release: dict[str, Any] = {"l4t": "39.2.0", "cuda": "13.0"}
     jobs = (
         make("both", sms=("8.7", "11.0"), **release),
         make("orin", sms=("8.7",), **release),
@@ -191,7 +191,7 @@ def test_of_equal_images_the_one_for_this_gpu_alone(shelf: Shelf) -> None:
 def test_a_machine_with_a_gpu_runs_images_for_it(shelf: Shelf) -> None:
     host = host_of("h100-80", None)
     assert (host.architecture, host.is_jetson) == ("amd64", False)
-    machine = {"architecture": "amd64", "l4t": None, "cuda": "13.0"}
+    machine: dict[str, Any] = {"architecture": "amd64", "l4t": None, "cuda": "13.0"}
     shelf.rows = [state("hopper"), state("ada"), state("orin")]
     jobs = (make("hopper", sms=("9.0",), **machine), make("ada", sms=("8.9",), **machine), make("orin"))
     assert shelf.order(*jobs, host=host) == ["hopper"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from bill_images import check_bill
@@ -63,7 +63,11 @@ def test_a_library_without_any_code_for_the_board_is_still_found(tmp_path: Path)
 
 
 def test_kernels_of_ptx_go_with_it() -> None:
-    modules = [("sass", 87, b"\0\0\0\0"), ("sass", 90, b"\1\0\0\0"), ("ptx", 80, b"\0\0\0\0")]
+    modules: list[tuple[Literal["sass", "ptx"], int, bytes]] = [
+        ("sass", 87, b"\0\0\0\0"),
+        ("sass", 90, b"\1\0\0\0"),
+        ("ptx", 80, b"\0\0\0\0"),
+    ]
     library = LibraryKernels(
         path="demo/_C.so",
         modules=tuple(

@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-Call = "Callable[..., tuple[int, str, str]]"
+    Call = Callable[..., tuple[int, str, str]]
+
 ORIN = SlimRules(sms=(87,), same_major=True)
 LIBRARY = make_library([make_container(make_entry("sm_80", size=900), make_entry("sm_90", size=300_000))])
 NATIVE = make_library([make_container(make_entry("sm_87"))])
 
 
 def gpu_wheel(folder: Path, name: str = "demo", files: Mapping[str, str | bytes] | None = None) -> Path:
-    contents = {"demo/__init__.py": "x = 1\n" * 100, "demo/_C.so": LIBRARY, "demo-1.0.data/scripts/run": "#!python\n"}
+    contents: dict[str, str | bytes] = {
+        "demo/__init__.py": "x = 1\n" * 100,
+        "demo/_C.so": LIBRARY,
+        "demo-1.0.data/scripts/run": "#!python\n",
+    }
     return make_wheel(folder, name, files={**contents, **(files or {})})
 
 
@@ -159,7 +164,7 @@ def test_not_a_wheels_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def slim(command_line: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def slim(command_line: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """The command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: command_line("slim", *arguments)

@@ -55,7 +55,8 @@ class Scripted:
     """A stand-in for a server that gives the replies of a list, one a question."""
 
     def __init__(self, *replies: Reply | Exception) -> None:
-        self.replies, self.asked = list(replies), []
+        self.replies = list(replies)
+        self.asked: list[tuple[bool, bool]] = []
         self.mutex, self.barrier = threading.Lock(), threading.Barrier(1)
 
     def ask(

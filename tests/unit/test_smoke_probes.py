@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from builder.model.recipes import Waiver
-from builder.smoke.probe import MARK, gpu, script
+from builder.smoke.probe import MARK, script
 from builder.smoke.probe.extensions import needed_driver
 from builder.smoke.probe.gpu import examine, runs_on
 from builder.smoke.probe_runs import _may_fail
@@ -236,7 +236,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     blind.cuda.init = init
     (problem,) = examine(blind, ())["problems"]
     assert problem.startswith("torch sees no GPU: libcuda.so.1: cannot open shared object file")
-    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda _: None)
+    monkeypatch.setattr("builder.smoke.probe.gpu.ctypes.CDLL", lambda _: None)
     assert examine(blind, ())["problems"] == ["torch sees no GPU: Error 802: system not yet initialized"]
     blind.cuda.init = lambda: None
     assert examine(blind, ())["problems"] == ["torch sees no GPU: the driver counts no GPU"]

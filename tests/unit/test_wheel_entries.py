@@ -22,7 +22,7 @@ from installer.sources import WheelFile
 from layer_files import COMPILER, PACKAGES, PYTHON, installed, make, wheels_layer
 
 from builder.errors import IntegrityError
-from builder.image.wheels import bytecode, wheel_entries
+from builder.image.wheels import wheel_entries
 from builder.image.wheels.wheel_entries import variant
 from builder.model.images import ENVIRONMENT, EPOCH, site_packages
 from builder.remote.wheelhouse import fetch
@@ -152,7 +152,7 @@ def test_data_schemes(session: Session, tmp_path: Path) -> None:
 
 
 def test_modes_and_times_are_the_same_everywhere(session: Session, tmp_path: Path) -> None:
-    files = {"demo/__init__.py": "", "demo/tool": "x", "demo/lib.so": b"\x7fELF"}
+    files: dict[str, str | bytes] = {"demo/__init__.py": "", "demo/tool": "x", "demo/lib.so": b"\x7fELF"}
     wheel = make_wheel(tmp_path, files=files, executable=("demo/tool",))
     previous = os.umask(0o077)
     try:
@@ -210,7 +210,7 @@ def test_modules_of_the_current_folder_are_not_imported(
 
 
 def test_sources_that_cannot_be_compiled_stay_sources(session: Session, tmp_path: Path) -> None:
-    files = {
+    files: dict[str, str | bytes] = {
         "demo/bad.py": "def (:\n",
         "demo/null.py": "\0",
         "demo/latin.py": b"x = '\xe9'\n",
@@ -262,7 +262,7 @@ def test_the_compilers_release_is_part_of_the_names_of_layers() -> None:
 
 
 def test_bytecode_in_a_wheel_is_left_out_without_a_word(session: Session, tmp_path: Path) -> None:
-    files = {
+    files: dict[str, str | bytes] = {
         "demo/__init__.py": "x = 1\n",
         "demo/__pycache__/old.cpython-39.pyc": b"stale",
         "demo/__pycache__/x.txt": "y",
@@ -452,7 +452,7 @@ def test_the_number_of_processes_does_not_matter(
     wheel = locked(make_wheel(tmp_path, files=MANY))
     found = set()
     for count in (1, 2, 7):
-        monkeypatch.setattr(bytecode.os, "cpu_count", lambda count=count: count)
+        monkeypatch.setattr("builder.image.wheels.bytecode.os.cpu_count", lambda count=count: count)
         found.add(installed(wheel, session, compiler=COMPILER).tar)
     assert len(found) == 1
 

@@ -13,7 +13,7 @@ from build_factory import make_tool
 from builder.errors import IntegrityError
 from builder.foundry.cuda_tree import _path
 from builder.foundry.wheel_members import member_names, record_hash, unpack_members
-from builder.model.locks import LockedWheel
+from builder.model.wheels import LockedWheel
 
 if TYPE_CHECKING:
     from pathlib import Path

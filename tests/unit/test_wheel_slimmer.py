@@ -31,7 +31,12 @@ OWN = make_library((make_container(make_entry("sm_87", size=9000)),))
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> LockedWheel:
-    files = {"demo/__init__.py": "", "demo/_C.so": GPU, "demo/own.so": OWN, "demo/plain.so": make_elf()}
+    files: dict[str, str | bytes] = {
+        "demo/__init__.py": "",
+        "demo/_C.so": GPU,
+        "demo/own.so": OWN,
+        "demo/plain.so": make_elf(),
+    }
     return locked(make_wheel(tmp_path, files=files, scripts={"demo": "demo:main"}, executable=("demo/_C.so",)))
 
 

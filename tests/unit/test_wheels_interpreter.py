@@ -239,9 +239,12 @@ def test_a_server_that_is_down_costs_one_more_try(
 ) -> None:
     asked: list[str] = []
     monkeypatch.delenv("UV_HTTP_RETRIES")
-    monkeypatch.setattr(
-        SimpleHTTPRequestHandler, "do_GET", lambda handler: (asked.append(handler.path), handler.send_error(503))
-    )
+
+    def refuse(handler: SimpleHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_error(503)
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", refuse)
     python = own_minor()
     provide_compiler(make_lock(platform=make_platform(python=python), compiler=f"{python}.9"), own)
     assert "the server answers 503" in capsys.readouterr().err
