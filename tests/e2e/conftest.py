@@ -37,7 +37,7 @@ class Outcome:
     @property
     def result(self) -> dict[str, Any]:
         """The object that `--json` printed."""
-        return json.loads(self.out)
+        return dict(json.loads(self.out))
 
 
 @dataclass(frozen=True, kw_only=True)

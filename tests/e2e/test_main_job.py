@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(1600)
 def cell(main_job: Outcome) -> dict[str, Any]:
     assert main_job.code == 0, main_job.err
     (found,) = main_job.result["cells"]
-    return found
+    return dict(found)
 
 
 def test_the_model_answers_from_the_arm64_image(cell: dict[str, Any]) -> None:

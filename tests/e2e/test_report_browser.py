@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import pytest
 from browser import PROGRAM, browsing
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 BAD = '</script><script>window.hit=1</script><img src=https://far.example/x onerror="window.hit=1">\'"&'
 CELL = "demo.v0_15_1-debian12"
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+class Size(TypedDict):
+    """The size of a window."""
+
+    width: int
+    height: int
+
+
+PHONE, DESK = Size(width=390, height=844), Size(width=1280, height=900)
 
 if PROGRAM is None and not os.environ.get("CI"):
     pytest.skip("chromium is not installed", allow_module_level=True)
@@ -78,7 +87,7 @@ def test_a_script_that_gets_in_all_the_same_does_not_run(tab: Tab, page: Path) -
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
-def test_nothing_runs_over_the_edge(tab: Tab, page: Path, size: dict[str, int]) -> None:
+def test_nothing_runs_over_the_edge(tab: Tab, page: Path, size: Size) -> None:
     tab.open(page, **size)
     tab.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
     assert tab.run("document.documentElement.scrollWidth") == size["width"]

@@ -35,7 +35,8 @@ def put_archive(folder: Path, locked: LockedInterpreter, *, wrapped: bool = Fals
     name = locked.url.rpartition("/")[2].replace("%2B", "+")
     path = folder / locked.release.partition("+")[2] / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    program = Path(sys._base_executable).resolve()  # the interpreter behind a virtual environment
+    # The interpreter behind a virtual environment.
+    program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         archive.add(program, f"python/bin/python{MINOR}{'.real' if wrapped else ''}")
         if wrapped:

@@ -12,7 +12,7 @@ import tarfile
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from bundle_factory import Layers, split, write_bundle, write_image
@@ -76,7 +76,8 @@ class Side:
         """Return the files of the image with the bundle's name."""
         container = self.client.containers.create(NAME)
         try:
-            with tarfile.open(fileobj=io.BytesIO(b"".join(container.export()))) as archive:
+            content = b"".join(cast("Iterator[bytes]", container.export()))
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                 members = [member for member in archive if member.isreg() and member.name.startswith(("srv/", "opt/"))]
                 files = {member.name: archive.extractfile(member) for member in members}
                 return {name: file.read() for name, file in files.items() if file}

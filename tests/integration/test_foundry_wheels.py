@@ -87,7 +87,7 @@ class Bench:
     ) -> tuple[LockedBuild, BuiltWheel]:
         """Finish a wheel with a module."""
         build = make_build(target=TARGET, **changes)
-        files = {"demo/__init__.py": init, f"demo/_C{_SUFFIX}": module}
+        files: dict[str, str | bytes] = {"demo/__init__.py": init, f"demo/_C{_SUFFIX}": module}
         raw = make_wheel(self.folder / "raw", tag=_TAG, files=files)
         return build, finish_wheel(raw, build, self.folder / "out")
 

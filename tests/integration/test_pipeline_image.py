@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import tarfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from image_files import merged
@@ -18,6 +18,7 @@ from builder.image.oci.layout import blob, read_config, read_image
 from builder.model.images import EPOCH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from docker import DockerClient
@@ -49,7 +50,8 @@ def files(published: tuple[Project, Done], image: str) -> dict[str, tarfile.TarI
     """The files of a container of the image, by their paths."""
     container = published[0].client.containers.create(image)
     try:
-        with tarfile.open(fileobj=io.BytesIO(b"".join(container.export()))) as archive:
+        content = b"".join(cast("Iterator[bytes]", container.export()))
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             return {f"/{member.name}": member for member in archive}
     finally:
         container.remove()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from index_server import Index
+    from project import Done
 
 
 TAG = "1.0-cpu-bookworm"
@@ -57,7 +58,7 @@ def test_unknown_names_are_answered_with_the_nearest(finished: Project) -> None:
     assert_said(finished.jbuild("recipe"), "Missing argument")
 
 
-def assert_said(done: object, *said: str) -> None:
+def assert_said(done: Done, *said: str) -> None:
     assert_refused(done, 2, *said, placed=False)
 
 

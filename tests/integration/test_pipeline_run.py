@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from project import CELL, QUESTION, Done, Project, assert_refused, make_model
@@ -97,7 +97,7 @@ def test_every_stage_has_a_verb(project: Project, shared_registry: Registry) -> 
         if stage == "audit":
             # Its verb reports findings; the next stage runs it.
             continue
-        dead = {"DOCKER_HOST": DEAD_ENGINE} if stage in ("lock", "render") else {}
+        dead: dict[str, Any] = {"DOCKER_HOST": DEAD_ENGINE} if stage in ("lock", "render") else {}
         done = project.run(stage, "--json", **dead)
         assert done.code == 0, done.stderr
         assert list(done.cells[CELL]["stages"]) == ALL[: number + 1]
@@ -276,7 +276,9 @@ def test_show_tells_what_is_done(finished: Project) -> None:
 
 
 def test_github_logs_are_plain_and_an_ordinary_log_too(finished: Project) -> None:
-    for environment in ({"NO_COLOR": "1"}, {"CI": "true"}, {"CI": "true", "GITHUB_ACTIONS": "true"}, {}):
+    ci = {"CI": "true"}
+    environments: list[dict[str, Any]] = [{"NO_COLOR": "1"}, ci, {**ci, "GITHUB_ACTIONS": "true"}, {}]
+    for environment in environments:
         done = finished.run("recipe", **environment)
         assert done.code == 0
         assert "\x1b" not in done.stdout + done.stderr

@@ -53,7 +53,7 @@ def project(make_project: Callable[..., Project], mirror: tuple[Path, str]) -> P
     return made
 
 
-def relock(project: Project, **changes: object) -> Lock:
+def relock(project: Project, **changes: str) -> Lock:
     """Lock the cell, then lock the stand-in in place of the real archive."""
     done = project.run("lock", "--json")
     assert done.code == 0, done.stderr

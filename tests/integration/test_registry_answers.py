@@ -52,8 +52,8 @@ def test_a_web_page_in_place_of_the_registry(folder: Folder, registry: Registry,
         assert_refused(promoted, 11, r"a web page answers \(200 text/html\)", "not a registry", "in a browser")
         for verb in (("verify", image), ("diff", image, image)):
             assert_refused(folder.run(*verb), 11, r"a web page answers \(200 text/html\) titled “Sign in”")
-        for verb in (("tags", "demo"), ("pick", "demo", "--level", "emulated")):
-            done = folder.run(*verb, "--registry", f"{front.host}/edge")
+        for argv in (("tags", "demo"), ("pick", "demo", "--level", "emulated")):
+            done = folder.run(*argv, "--registry", f"{front.host}/edge")
             assert done.code == 11
             assert "a web page answers" in f"{done.stdout}{done.stderr}"
     assert registry.tags("edge/vllm") == {}

@@ -65,6 +65,13 @@ def container_of(project: Project) -> Container:
     return project.client.containers.get(name_of(project))
 
 
+def read(container: Container, path: str) -> str:
+    """Return the text of a file as a process inside sees it."""
+    text = container.exec_run(["cat", path]).output
+    assert isinstance(text, bytes)
+    return text.decode()
+
+
 def assert_hardened(container: Container, port: int) -> None:
     """Check what the engine says of a container, not what was asked of it."""
     host, config = container.attrs["HostConfig"], container.attrs["Config"]
@@ -78,10 +85,10 @@ def assert_hardened(container: Container, port: int) -> None:
     assert config["User"] == "10001:10001"
     mounts = {mount["Destination"]: mount for mount in container.attrs["Mounts"]}
     assert mounts["/cache"]["Type"] == "volume"
-    status = container.exec_run(["cat", "/proc/1/status"]).output.decode()
+    status = read(container, "/proc/1/status")
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
-    command = container.exec_run(["cat", "/proc/1/cmdline"]).output.decode().split("\0")
+    command = read(container, "/proc/1/cmdline").split("\0")
     assert command[1].endswith("/vllm")
     for path, writable in (("/cache/x", True), ("/tmp/x", True), ("/opt/x", False), ("/home/vllm/x", False)):
         code = container.exec_run(["/opt/venv/bin/python", "-SEc", f"open({path!r}, 'w')"]).exit_code
@@ -116,7 +123,7 @@ def test_a_compose_file_is_brought_up(served: Project) -> None:
         status, text = ask(port, "/v1/models", secret)
         assert (status, json.loads(text)["data"][0]["id"]) == (200, "tiny")
         assert secret not in json.dumps(container.attrs)
-        assert secret not in file.read_text() + container.exec_run(["cat", "/proc/1/cmdline"]).output.decode()
+        assert secret not in file.read_text() + read(container, "/proc/1/cmdline")
     finally:
         compose(served, file, "down", "--volumes")
     again = served.run("compose", "--publish", str(port), "--output", str(file))
@@ -136,7 +143,7 @@ def test_a_run_is_followed_and_ends_with_ctrl_c(served: Project, tmp_path: Path)
     assert ask(port, "/v1/models", "s3cret")[0] == 200
     container = container_of(served)
     assert_hardened(container, port)
-    assert "--seed=1" in container.exec_run(["cat", "/proc/1/cmdline"]).output.decode().split("\0")
+    assert "--seed=1" in read(container, "/proc/1/cmdline").split("\0")
     second = served.run("run", "--publish", str(free_port()))
     assert_refused(second, 7, "is already in use", "docker rm --force")
     running.interrupt()

@@ -212,7 +212,8 @@ def test_an_image_with_another_name_stays(tmp_path: Path, engine: Engine, client
     try:
         with loaded(old, tmp_path, engine, quiet, keep_as=name):
             pass
-        client.api.tag(name, *other.rsplit(":", 1))
+        repository, tag = other.split(":")
+        client.api.tag(name, repository, tag)
         with loaded(new, tmp_path, engine, quiet, keep_as=name):
             pass
         assert client.images.get(other).id in (old.digest, old.config.digest)
@@ -318,7 +319,8 @@ def test_a_name_that_a_killed_process_left_goes_and_that_of_a_living_one_stays(
         machine = own_word().partition("-")[0]
         dead, elsewhere = ended.stdout.strip(), temporary_tag(SMOKE, "0").replace(machine, "00000000")
         for name in (dead, elsewhere):
-            client.api.tag(reference, *name.split(":"))
+            repository, tag = name.split(":")
+            client.api.tag(reference, repository, tag)
         with loaded(image, layout, engine, Console(quiet=True)):
             pass
         try:

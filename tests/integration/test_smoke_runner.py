@@ -149,12 +149,13 @@ class Runner:
     def __init__(self, image: Image, reference: str, engine: Engine, log: Path) -> None:
         self.image, self.reference, self.engine, self.log = image, reference, engine, log
 
-    def __call__(self, wanted: Spec, **more: int) -> Verdict:
-        return smoke(self.image, self.reference, wanted, self.engine, Console(quiet=True), log=self.log, **more)
+    def __call__(self, wanted: Spec, memory_bytes: int | None = None) -> Verdict:
+        quiet = Console(quiet=True)
+        return smoke(self.image, self.reference, wanted, self.engine, quiet, log=self.log, memory_bytes=memory_bytes)
 
-    def failure(self, wanted: Spec, **more: int) -> SmokeFailedError:
+    def failure(self, wanted: Spec, memory_bytes: int | None = None) -> SmokeFailedError:
         with pytest.raises(SmokeFailedError) as caught:
-            self(wanted, **more)
+            self(wanted, memory_bytes)
         assert caught.value.exit_code == 10
         assert not caught.value.verdict.passed
         # The extension modules are loaded in a container of their own.

