@@ -131,7 +131,7 @@ def test_an_image_without_a_name_stays_as_it_is(
         pass
     digest = str(client.images.get(name).id)
     with loaded(other, layout, engine, Console(quiet=True)) as newer:
-        client.api.tag(newer, *name.split(":"), force=True)
+        client.images.get(newer).tag(name)
     try:
         with loaded(image, layout, engine, Console(quiet=True)) as reference:
             assert reference == digest
