@@ -198,6 +198,7 @@ def test_any_text_is_read_or_gives_one_problem_in_a_line_of_it(text: str) -> Non
         ("[x]\na = 1", "x.a", "it is a key of the document itself: write it above the first `[table]`"),
         ("d = 1\n[[rows]]\nd = 2", "d", "it is a key of `[[rows]]`"),
         ("d = 1", "d", "did you mean"),
+        ("[[rows]]\ne = 1\n[[rows]]\ne = 2", "rows[1].e", "valid here: d"),
         ("[x]\nboth = 1", "x.both", "it is a key of the document itself"),
         ("[x]\nhere = 1", "x.here", "did you mean `there`"),
     ],
@@ -208,8 +209,8 @@ def test_a_key_in_another_table_is_named_where_it_belongs(tmp_path: Path, text: 
         inner = root.table("x")
         inner.expect(["c", "there"])
         inner.done()
-        for row in root.rows("rows"):
-            row.expect(["d"])
+        for index, row in enumerate(root.rows("rows")):
+            row.expect(["d", "e"] if index == 0 else ["d"])
 
     ((_, found, message, given_hint),) = mistakes(tmp_path / "x.toml", text, parse)
     assert (found, message) == (key, f"unknown key `{key.rpartition('.')[2]}`")

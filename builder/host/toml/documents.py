@@ -136,9 +136,10 @@ class Document:
 
     def homes(self, key: str, path: tuple[Key, ...]) -> list[str]:
         """Return the tables in which a key that is unknown at `path` is known, as their headers; at most two."""
-        paths = [table.path for table in self._tables if table.knows(key) and table.path != path]
-        headers = dict.fromkeys(_header(path) for path in paths)
-        return list(headers) if len(headers) <= _MOST_HOMES else []
+        own = _header(path)
+        headers = dict.fromkeys(_header(table.path) for table in self._tables if table.knows(key))
+        homes = [header for header in headers if header != own]
+        return homes if len(homes) <= _MOST_HOMES else []
 
     def finish(self, title: str) -> None:
         """Raise all mistakes noted so far.
@@ -357,7 +358,8 @@ class Table:
     def done(self, more: Iterable[str] = ()) -> None:
         """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` reports it, once."""
         self._keys.update(more)
-        self._unknown += [key for key in self._data if key not in {*self._keys, *self._unknown}]
+        noted = {*self._keys, *self._unknown}
+        self._unknown += [key for key in self._data if key not in noted]
 
     def knows(self, key: str) -> bool:
         """Return whether a key of this name is read in this table."""
