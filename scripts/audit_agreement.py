@@ -18,7 +18,7 @@ from agreement.stacks import read_stacks
 from agreement.truth import collect
 from builder.cli.results import table
 from builder.errors import JbuildError, UsageError
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

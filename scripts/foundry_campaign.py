@@ -30,7 +30,7 @@ from foundry.debian_python import SUITES, debian_python
 from foundry.trials import Cell, Package, Trial, run_trial
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.platforms import Platform
 
 _CHECKOUT = Path(__file__).parents[1]

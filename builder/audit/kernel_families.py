@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.audit.kernel_use import ServerUse
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.models.preflight.server_context import ServerContext
 
 _TABLE = Path(__file__).with_name("kernels.toml")

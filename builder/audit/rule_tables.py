@@ -19,7 +19,7 @@ from builder.model.kernel_verdicts import EVIDENCE, Evidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _Rows = TypeVar("_Rows")
 

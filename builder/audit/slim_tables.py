@@ -12,7 +12,7 @@ from builder.host.toml import documents
 from builder.jetson.boards import sm_number
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _CAPABILITY, _NOUN = r"[0-9]{1,2}\.[0-9]", "a compute capability such as 8.7"
 # What is taken out at once.

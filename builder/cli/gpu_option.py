@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.audit.slim_tables import slim_tables
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.jetson.boards import dotted_sm
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from builder.host.toml.documents import suggest  # noqa: PLC0415
+        from builder.host.wording import suggest  # noqa: PLC0415
 
         # While a shell completes a word, messages have no place.
         is_word = not ctx.resilient_parsing and args and not args[0].startswith("-")

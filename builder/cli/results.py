@@ -13,8 +13,8 @@ from builder.errors import JbuildError
 from builder.host import records
 from builder.host.console import Console
 from builder.host.files import write_text
-from builder.host.toml.documents import printable
 from builder.host.units import moment
+from builder.host.wording import printable
 from builder.pipeline.failure import Failure, RunningStage
 
 

@@ -13,8 +13,8 @@ from builder.device.service_records import CACHE
 from builder.host import records
 from builder.host.engine.emulation import emulator_settings
 from builder.host.engine.gpu_access import BY_RUNTIME, GpuAccess
-from builder.host.toml.documents import printable
 from builder.host.units import duration, size_of
+from builder.host.wording import printable
 from builder.model.audits import Audit, FindingCounts
 from builder.model.builds import BuiltWheel, BuiltWheels
 from builder.model.images import Image, Plan

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from builder.host.config import own_variables
-from builder.host.toml.documents import nearest, printable
+from builder.host.wording import nearest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,7 +16,7 @@ from builder.lock.uv_target import MACHINES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.audits import Binary
     from builder.model.builds import BuildTarget
 

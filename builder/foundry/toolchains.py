@@ -13,7 +13,7 @@ from builder.model.builds import ToolRole
 from builder.model.recipes import Architecture
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.builds import BuildTarget
 
 _ROWS = Path(__file__).with_name("toolchains.toml")

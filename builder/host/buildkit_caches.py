@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 Direction = Literal["from", "to"]
 

@@ -33,6 +33,7 @@ from builder.host.toml.declarations import (
     strings,
     tables,
 )
+from builder.host.toml.tables import Document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from builder.host.index_mirrors import IndexMirror
     from builder.host.index_rows import IndexRow
     from builder.host.toml.declarations import Schema
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 Compression = Literal["zstd", "gzip"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
@@ -252,7 +253,7 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
         with suppress(ValueError):
             value = float(text) if kind == "number" else int(text)
     table, _, key = field.name.partition(".")
-    document = documents.Document(path=Path(variable), data={table: {key: value}}, text="")
+    document = Document(path=Path(variable), data={table: {key: value}}, text="")
     settings = _CONFIG.read(document.root(), _Context(folder=Path(), families={}))
     for problem in document.problems:
         hint = problem.hint or f"unset {variable} or correct it"

@@ -11,7 +11,7 @@ from builder.host.toml.declarations import ValueType, boolean, declaration_of, s
 from builder.model import patterns
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _NO_QUERY = "an http(s) address without `?` and `#`"
 _PREFIX = string(f"{DEFAULT}|{ADDRESS}", "the beginning of an index's address")

@@ -18,12 +18,12 @@ from builder.host.toml.declarations import (
     strings,
     tables,
 )
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.platforms import Platform
 
 DEFAULT = "default"

@@ -28,7 +28,7 @@ from builder.jetson.distributions import version_numbers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.platforms import Platform
 
 _ADVISORIES = Path(__file__).with_name("advisories.toml")

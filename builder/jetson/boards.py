@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from builder.errors import UsageError
-from builder.host.toml import documents
 from builder.host.toml.declarations import Source, declaration_of, integer, load_rows, string, strings
+from builder.host.wording import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.locks import Job
     from builder.model.platforms import Platform
 
@@ -127,9 +127,7 @@ def board(name: str) -> Board:
     """
     rows = {row.name: row for row in (*boards(), *machines())}
     if name not in rows:
-        raise UsageError(
-            f"there is no board `{documents.printable(name)}`", hint=documents.suggest(name, rows, noun="boards known")
-        )
+        raise UsageError(f"there is no board `{printable(name)}`", hint=suggest(name, rows, noun="boards known"))
     return rows[name]
 
 

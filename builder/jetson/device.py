@@ -17,7 +17,7 @@ from builder.jetson.boards import PART_NUMBER, Board, boards
 from builder.jetson.distributions import version_numbers
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.locks import Job
     from builder.model.platforms import Platform
 

@@ -20,11 +20,11 @@ from builder.host.toml.declarations import (
     string_map,
     tables,
 )
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.model.recipes import Architecture, Pairs
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _DISTRIBUTIONS = Path(__file__).with_name("distributions.toml")
 _PLATFORMS = Path(__file__).with_name("platforms.toml")

@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import RecipeError
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.jetson.distributions import (
     Distribution,
     L4tRelease,

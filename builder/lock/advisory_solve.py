@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from builder.errors import NoWheelsError, RecipeError
 from builder.host import records
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.jetson import advisories
 from builder.jetson.advisories import Situation
 from builder.lock import lockfile

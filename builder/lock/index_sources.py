@@ -9,7 +9,7 @@ from builder.errors import RecipeError
 from builder.host import records
 from builder.host.index_rows import DEFAULT
 from builder.host.paths import sha256_of_file
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.jetson.packages import with_own
 from builder.model.locks import LOCK_FORMAT
 from builder.remote.index.listing import Index, IndexPin, IndexPins, addresses

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import JbuildError, LockError, UsageError
-from builder.host.toml.documents import nearest
+from builder.host.wording import nearest
 from builder.lock import lockfile
 from builder.lock.index_sources import index_pins_of
 from builder.lock.source_metadata import archive_name

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import ModelError
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.model.model_files import suffix_of
 from builder.models.config_json import CONFIG
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from builder.errors import ModelError
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.model.model_files import suffix_of
 from builder.models.config_json import CONFIG
 from builder.models.mistral_format import PARAMS, is_consolidated, is_mistral_tokenizer, is_native, one_format

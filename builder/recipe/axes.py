@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, anchored, list_schema, string_schema
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.jetson.distributions import distributions, platforms
 from builder.jetson.platform import SMS, check_axes, check_value, release_mistake
 from builder.model import patterns
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from builder.host.toml.declarations import Schema
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.recipe.slots import Slots
 
 _RULES = ("exclude", "include")

@@ -15,7 +15,7 @@ from builder.host.toml.declarations import (
     string,
     string_schema,
 )
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.model import patterns
 from builder.model.recipes import InputSource, PackageBuild, PackageBuilds, PackageInput, PackageSource
 from builder.recipe import value_checks
@@ -24,7 +24,7 @@ from builder.recipe.slots import BUILD_ENVIRONMENT, slot, slot_list
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.host.toml.documents import Document, Table
+    from builder.host.toml.tables import Document, Table
     from builder.model.recipes import Override, Recipe, Spec
     from builder.recipe.slots import Slots
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.jetson.platform import platform_for
 from builder.model.recipes import TagRule
 from builder.recipe import placeholders, value_checks
@@ -14,7 +14,7 @@ from builder.recipe.select import matches
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from builder.host.toml.documents import Document
+    from builder.host.toml.tables import Document
     from builder.model.platforms import Platform
     from builder.model.recipes import Cell, Pairs, Recipe
     from builder.recipe.slots import Slot

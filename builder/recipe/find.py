@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

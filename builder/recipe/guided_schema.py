@@ -10,7 +10,7 @@ import re
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
-from builder.host.toml.documents import key_path, printable, suggest
+from builder.host.wording import key_path, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

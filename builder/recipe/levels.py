@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 DATA = Path(__file__).with_name("levels.toml")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from builder.errors import DocumentError
 from builder.host.toml import documents
 from builder.host.toml.declarations import Field, TableDeclaration, choice, choices, nested, string, tables
+from builder.host.wording import printable, suggest
 from builder.jetson.boards import boards, machines
 from builder.model import patterns
 from builder.model.recipes import Architecture, Matrix, Recipe, Spec
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.host.toml.declarations import Schema
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 # Fields of the recipe; the others are the spec's.
 _RECIPE_FIELDS = ("description", "architecture", "boards", "matrix", "overrides", "runners")
@@ -100,7 +101,7 @@ def _recipe(root: Table, path: Path, templates: Sequence[Path]) -> Recipe:
     name = path.stem
     if not re.fullmatch(patterns.RECIPE_NAME, name):
         hint = "lower-case letters, digits, `.`, `_` and `-`"
-        root.problem(None, f"`{documents.printable(name)}` is not a recipe name", hint)
+        root.problem(None, f"`{printable(name)}` is not a recipe name", hint)
     slots = Slots()
     values: dict[str, Any] = {"matrix": Matrix(axes=()), "architecture": "arm64"} | _RECIPE.read(root, slots)
     fields = {field: values.pop(field) for field in _RECIPE_FIELDS if field in values}
@@ -123,5 +124,5 @@ def _check_template(root: Table, name: str, folders: Sequence[Path]) -> None:
     if any((folder / name).is_file() for folder in folders):
         return
     templates = [path.name for folder in folders for path in folder.glob("*.j2")]
-    hint = f"{documents.suggest(name, templates, noun='templates')}; yours belong in `dockerfiles/`, beside `recipes/`"
-    root.problem("template", f"there is no template `{documents.printable(name)}`", hint)
+    hint = f"{suggest(name, templates, noun='templates')}; yours belong in `dockerfiles/`, beside `recipes/`"
+    root.problem("template", f"there is no template `{printable(name)}`", hint)

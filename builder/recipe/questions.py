@@ -24,7 +24,7 @@ from builder.recipe import guided_schema, value_checks
 from builder.recipe.slots import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.recipe.slots import Slots
 
 _DAY_S = 86_400

@@ -26,7 +26,7 @@ from builder.host.toml.declarations import (
     tables,
     under,
 )
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.model import patterns
 from builder.model.kernel_verdicts import KERNEL_DEMANDS
 from builder.model.recipes import (
@@ -48,7 +48,7 @@ from builder.recipe.levels import levels
 from builder.recipe.slots import ENVIRONMENT, slot, slot_list, slot_schema
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Document, Table
+    from builder.host.toml.tables import Document, Table
     from builder.recipe.slots import Slots
 
 _MOST_TOKENS = 2**31

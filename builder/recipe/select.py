@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import UsageError
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.jetson.platform import release_mistake
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.host.toml.declarations import ValueType, anchored, list_schema
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.model import patterns
 from builder.recipe import placeholders, value_checks
 
 if TYPE_CHECKING:
     from builder.host.toml.declarations import Schema
-    from builder.host.toml.documents import Table
     from builder.host.toml.positions import Path as KeyPath
+    from builder.host.toml.tables import Table
     from builder.model.recipes import Pairs
     from builder.recipe.value_checks import Check
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.model import patterns
 
 Check = Callable[[str], "str | None"]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.host.engine.container import printable_line
 from builder.host.toml import documents
+from builder.host.toml.tables import pattern_of
 
 if TYPE_CHECKING:
     from builder.host.engine.container import ContainerState
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.verdicts import Step
 
 _FOLDER = Path(__file__).parent
@@ -140,7 +141,7 @@ def _signs() -> _Signs:
 def _patterns(root: Table, key: str) -> tuple[re.Pattern[str], ...]:
     patterns = []
     for table in root.rows(key):
-        patterns.append(documents.pattern_of(table, "pattern"))
+        patterns.append(pattern_of(table, "pattern"))
         table.string("source")
     return tuple(patterns)
 

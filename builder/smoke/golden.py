@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.model_files import LockedModel
     from builder.model.recipes import Question
     from builder.pipeline.cell import CellRun

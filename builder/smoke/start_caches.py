@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from builder.host.engine.container import RunningContainer
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _TABLE = Path(__file__).with_name("start_caches.toml")
 _EXECUTE = 0o100

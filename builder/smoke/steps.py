@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import JbuildError
 from builder.host.engine.container import temporary_container
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.image.runtime import CONDITIONS, served_name
 from builder.recipe.levels import usual_start_s
 from builder.remote.openai import EXCERPT, ServerError

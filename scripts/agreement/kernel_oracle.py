@@ -27,7 +27,7 @@ from builder.lock.solve import uv
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.audits import GpuTarget
 
 _TABLE = Path(__file__).with_name("kernel_wheels.toml")

@@ -11,7 +11,7 @@ import tomli_w
 from builder.host.toml import documents
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _STACKS = Path(__file__).with_name("stacks.toml")
 

@@ -15,11 +15,12 @@ from factories import make_wheel
 from tiny_elf import shared_object
 
 from builder.host.toml import documents
+from builder.host.wording import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 SECOND = "uploaded-later"
 """The folder within a set where the second file of one name lies."""
@@ -212,7 +213,7 @@ def _requirements(table: Table) -> Requirements:
 def _row(table: Table, cuda: dict[str, str], shared: dict[str, Requirements]) -> WheelRow:
     own, like, pins = _requirements(table), table.optional_string("like"), table.string_map("pins")
     if like and like not in shared:
-        table.problem("like", f"`{like}` is no id under [[metadata]]", documents.suggest(like, shared))
+        table.problem("like", f"`{like}` is no id under [[metadata]]", suggest(like, shared))
     said = dict(table.string_map("said"))
     row = WheelRow(
         name=table.string("name", pattern=r"[a-z0-9_]+", noun="a name as in a wheel's file name"),
@@ -230,6 +231,6 @@ def _row(table: Table, cuda: dict[str, str], shared: dict[str, Requirements]) ->
         assumed=table.optional_string("assumed"),
     )
     for unknown in set(row.sets) - set(cuda):
-        table.problem("sets", f"`{unknown}` is no name under [[sets]]", documents.suggest(unknown, cuda))
+        table.problem("sets", f"`{unknown}` is no name under [[sets]]", suggest(unknown, cuda))
     table.done()
     return row

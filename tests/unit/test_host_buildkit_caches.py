@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.host.buildkit_caches import BuildCache, Direction, read_caches
-from builder.host.toml import documents
+from builder.host.toml.tables import Document
 
 FOLDER = Path("/project")
 
 
 def read(texts: list[str], direction: Direction) -> tuple[tuple[BuildCache, ...], list[tuple[str, str, str | None]]]:
-    document = documents.Document(path=FOLDER / "jbuild.toml", data={"cache": texts}, text="")
+    document = Document(path=FOLDER / "jbuild.toml", data={"cache": texts}, text="")
     found = read_caches(document.root(), "cache", direction, FOLDER)
     return found, [(p.key, p.message, p.hint) for p in document.problems]
 

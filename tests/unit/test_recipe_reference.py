@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.host.toml.documents import Table
+from builder.host.toml.tables import Table
 from builder.recipe.load import load
 from builder.recipe.matrix import expand
 

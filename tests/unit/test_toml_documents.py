@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from builder.errors import DocumentError, Problem
 from builder.host.toml import documents
+from builder.host.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 
 def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tuple[int | None, str, str, str | None]]:
@@ -231,8 +232,8 @@ def test_all_mistakes_come_together_in_the_order_of_lines(tmp_path: Path) -> Non
 
 @given(st.text())
 def test_shown_is_one_printable_line(text: str) -> None:
-    assert documents.printable(text).isprintable()
-    assert len(documents.printable(text * 100)) <= 201
+    assert printable(text).isprintable()
+    assert len(printable(text * 100)) <= 201
 
 
 def test_place_of_a_problem(tmp_path: Path) -> None:

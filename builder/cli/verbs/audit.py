@@ -26,7 +26,7 @@ from builder.foundry.cell_builds import lock_with_wheels
 from builder.host import records
 from builder.host.paths import check_cache
 from builder.host.session import Session
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.jetson.platform import check_value
 from builder.model.audits import Audit, Finding, FindingCounts, GpuVerdict
 from builder.model.kernel_verdicts import FamilyKernel, KernelVerdict

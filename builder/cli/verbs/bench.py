@@ -30,7 +30,7 @@ from builder.device.service import read_key, service_of_image, show_gpu, with_en
 from builder.errors import SmokeError
 from builder.host.engine.docker import find_engine
 from builder.host.session import Session
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.remote.openai import OpenAIServer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from builder.errors import UsageError
 from builder.host.config import config_schema
 from builder.host.console import Console
 from builder.host.records import DIALECT, schema_of
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.recipe.load import recipe_schema
 
 _VARIABLE = "_JBUILD_COMPLETE"

@@ -17,8 +17,8 @@ from builder.errors import EngineError, LockError, UsageError
 from builder.host import leftovers, records
 from builder.host.paths import check_cache
 from builder.host.session import Session
-from builder.host.toml.documents import suggest
 from builder.host.units import size_of
+from builder.host.wording import suggest
 from builder.project.cache.contents import KindSummary, entries, references, summarise
 from builder.project.cache.prune import PRUNABLE, PruneResult, prune
 from builder.project.doctor.check_table import Check

@@ -18,7 +18,7 @@ from builder.errors import JbuildError
 from builder.host import records
 from builder.host.paths import CellFolder
 from builder.host.session import Session
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.image.render.image_labels import slim_sizes, slim_text
 from builder.lock import lockfile
 from builder.lock.unresolved import reasons

@@ -18,8 +18,8 @@ from builder.cli.verb_options import FILE, json_option
 from builder.errors import CellsFailedError, UsageError
 from builder.host import records
 from builder.host.console import Console
-from builder.host.toml.documents import printable
 from builder.host.units import duration, moment
+from builder.host.wording import printable
 from builder.project.ci.github_jobs import CiPlan, run_address
 
 _HEADINGS = ("recipe", "cell", "status", "level", "size", "times", "")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, cas
 
 from builder.host.records import DIALECT
 from builder.host.toml import documents
-from builder.host.toml.documents import REQUIRED, pattern_of, printable, suggest
+from builder.host.toml.tables import REQUIRED, pattern_of
+from builder.host.wording import printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path as FilePath
 
-    from builder.host.toml.documents import Table
     from builder.host.toml.positions import Path
+    from builder.host.toml.tables import Table
 
     _Names = Iterable[str] | Callable[[], Iterable[str]]
 

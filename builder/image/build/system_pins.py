@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from builder.host.config import Config
     from builder.host.paths import Workspace
     from builder.host.session import Session
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.locks import Job, Lock
 
 SCRIPT = "system/install.sh"

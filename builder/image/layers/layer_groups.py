@@ -17,7 +17,7 @@ from builder.model.images import OWN_LAYER_FROM
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.model_files import LockedModel, ModelFile
     from builder.model.wheels import LockedWheel
 

@@ -13,7 +13,7 @@ from builder.host.toml import documents
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

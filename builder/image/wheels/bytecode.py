@@ -17,6 +17,7 @@ from builder.host.concurrency import TaskGroup
 from builder.host.process import PipedProgram
 from builder.host.tarball import file_of
 from builder.host.toml import documents
+from builder.host.toml.tables import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from builder.host.interpreters import Compiler
     from builder.host.tarball import LayerEntry
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
     _Source = tuple[str, bytes]
 
@@ -174,7 +175,7 @@ def _uncompiled() -> re.Pattern[str]:
 def _patterns(root: Table) -> tuple[str, ...]:
     patterns = []
     for table in root.rows("uncompiled"):
-        patterns.append(documents.pattern_of(table, "pattern").pattern)
+        patterns.append(pattern_of(table, "pattern").pattern)
         table.string("source")
     return tuple(patterns)
 

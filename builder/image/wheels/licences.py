@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from email.message import Message
 
     from builder.host.paths import Workspace
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.locks import Lock
     from builder.model.wheels import LockedWheel
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.host.toml import documents
+from builder.host.wording import suggest
 
 if TYPE_CHECKING:
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _DEFAULTS = Path(__file__).with_name("defaults.toml")
 _OVERHEADS = Path(__file__).with_name("overheads.toml")
@@ -124,7 +125,7 @@ def _overhead(table: Table) -> Overhead:
     )
     if row.of and row.of not in _MEMORY_KINDS:
         table.problem(
-            "of", f"unknown kind of memory `{row.of}`", documents.suggest(row.of, _MEMORY_KINDS, noun="kinds of memory")
+            "of", f"unknown kind of memory `{row.of}`", suggest(row.of, _MEMORY_KINDS, noun="kinds of memory")
         )
     table.done()
     return row

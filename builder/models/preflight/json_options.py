@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import nearest, printable
+from builder.host.wording import nearest, printable
 from builder.models.preflight.server_context import server_finding
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.models.preflight.server_context import server_finding
 
 if TYPE_CHECKING:

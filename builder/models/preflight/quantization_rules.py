@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.host.toml import documents
+from builder.host.wording import suggest
 from builder.jetson.boards import dotted_sm
 from builder.models.config_json import CONFIG
 from builder.models.preflight.server_context import joined, model_finding, server_finding
@@ -15,7 +16,7 @@ from builder.models.preflight.server_context import joined, model_finding, serve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.audits import Finding
     from builder.models.preflight.model_facts import ModelFacts
     from builder.models.preflight.server_context import ServerContext
@@ -117,7 +118,7 @@ def _unknown(context: ServerContext, release: Release, wanted: str, set_to: str 
     """Yield a method that the release does not have, or refuses unless it is allowed explicitly."""
     known = release.facts.quantizations
     if wanted not in known:
-        fix = documents.suggest(wanted, known, noun="methods")
+        fix = suggest(wanted, known, noun="methods")
         if set_to is None and context.model:
             detail = f"says {wanted}, which is not a quantisation method of {release}"
             yield model_finding(context.model, _METHOD, "error", CONFIG, detail, fix)

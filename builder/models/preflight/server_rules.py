@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from builder.host.toml.documents import suggest
+from builder.host.wording import suggest
 from builder.models.config_json import CONFIG
 from builder.models.preflight.server_context import joined, model_finding, server_finding
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Selected = Sequence[tuple[Recipe, Sequence[Cell]]]
     Changes = Mapping[tuple[str, str], Sequence[str]]
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 DATA = Path(__file__).with_name("runners.toml")
 

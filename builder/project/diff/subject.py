@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import LockError, UsageError
 from builder.host import records
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.image.oci.layout import blob, is_present
 from builder.image.render.image_labels import slim_sizes
 from builder.lock import lockfile

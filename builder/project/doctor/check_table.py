@@ -14,7 +14,7 @@ from builder.host.toml import documents
 if TYPE_CHECKING:
     from builder.host.engine.docker import Engine
     from builder.host.session import Session
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
     from builder.model.locks import Job
     from builder.model.recipes import Recipe
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import JbuildError, UsageError
-from builder.host.toml.documents import printable, suggest
+from builder.host.wording import printable, suggest
 from builder.jetson.boards import board, boards, machines
 from builder.jetson.distributions import platforms
 from builder.jetson.platform import check_value, platform_for

@@ -12,7 +12,7 @@ from builder.errors import DocumentError, JbuildError, UsageError
 from builder.host.config import Config
 from builder.host.files import work_folder, write_text
 from builder.host.paths import shipped
-from builder.host.toml.documents import printable
+from builder.host.wording import printable
 from builder.model import patterns
 from builder.model.recipes import Question
 from builder.models.config_json import CONFIG

@@ -14,7 +14,7 @@ from builder.publish.bill.layer_texts import COMMON
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from builder.host.toml.documents import Table
+    from builder.host.toml.tables import Table
 
 _LICENCES = Path(__file__).with_name("debian_licences.toml")
 # States in which a package's files are in the image; status.d of distroless images has no state.

@@ -1,0 +1,316 @@
+"""TOML documents and their tables, read key by key; mistakes are noted with line, key path and the right spelling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from builder.errors import DocumentError, Problem
+from builder.host.toml.positions import Key, line_numbers
+from builder.host.wording import key_path, printable, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_T = TypeVar("_T")
+REQUIRED: Any = object()
+# A pattern, and the noun for what it matches as a whole.
+_Rule = tuple[str, str]
+Advice = Callable[[str], "str | None"]
+_ANY = ("(?s:.*)", "a string")
+_NOUNS: dict[type, str] = {
+    bool: "true or false",
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+_LIST_OF_TABLES = "a list of tables"
+# The most tables that a hint names for a key of theirs.
+_MOST_HOMES = 2
+
+
+@dataclass(slots=True)
+class Document:
+    """A parsed TOML file and the mistakes found in it so far."""
+
+    path: Path
+    data: dict[str, Any]
+    text: str
+    problems: list[Problem] = field(default_factory=list)
+    _tables: list[Table] = field(default_factory=list)
+    _lines: dict[tuple[Key, ...], int] | None = None
+
+    def line_of(self, path: tuple[Key, ...]) -> int | None:
+        """Return the line of a key, or of the nearest table around it."""
+        if self._lines is None:  # only mistakes need it, and most documents have none
+            with suppress(RecursionError):
+                self._lines = line_numbers(self.text)
+            self._lines = self._lines or {}
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return None
+
+    def problem(self, path: tuple[Key, ...], message: str, hint: str | None = None) -> None:
+        """Note a mistake at a key path."""
+        self.problems.append(
+            Problem(path=self.path, line=self.line_of(path), key=key_path(path), message=message, hint=hint)
+        )
+
+    def root(self) -> Table:
+        """Return the document's top table."""
+        return Table(self, (), self.data)
+
+    def add(self, table: Table) -> None:
+        """Note a table that is read, for `homes`."""
+        self._tables.append(table)
+
+    def homes(self, key: str, path: tuple[Key, ...]) -> list[str]:
+        """Return the tables in which a key that is unknown at `path` is known, as their headers; at most two."""
+        own = _header(path)
+        headers = dict.fromkeys(_header(table.path) for table in self._tables if table.knows(key))
+        homes = [header for header in headers if header != own]
+        return homes if len(homes) <= _MOST_HOMES else []
+
+    def finish(self, title: str) -> None:
+        """Raise all mistakes noted so far.
+
+        Raises:
+            DocumentError: there is at least one.
+        """
+        for table in self._tables:
+            table.note_unknown()
+        if self.problems:
+            raise DocumentError(title, sorted(self.problems, key=lambda p: (p.line or 0, p.key)))
+
+
+class Table:
+    """A table of a document, read key by key; keys that stay unread are unknown ones."""
+
+    def __init__(self, document: Document, path: tuple[Key, ...], data: dict[str, Any]) -> None:
+        """Read `data` at `path` of `document`."""
+        self.document = document
+        self.path = path
+        self._data = data
+        self._keys: set[str] = set()
+        self._unknown: list[str] = []
+        document.add(self)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._data))
+
+    def problem(self, key: str | tuple[Key, ...] | None, message: str, hint: str | None = None) -> None:
+        """Note a mistake at a key of this table, at a path below it, or at the table itself."""
+        keys = (key,) if isinstance(key, str) else key or ()
+        self.document.problem((*self.path, *keys), message, hint)
+
+    def value(self, key: str, kind: type[_T] | tuple[type, ...], default: _T, noun: str) -> _T:
+        """Return a value of one type; a wrong type is a problem and gives the default."""
+        self._keys.add(key)
+        value = self._data.get(key, REQUIRED)
+        if value is REQUIRED:
+            if default is REQUIRED:
+                self.problem(None, f"`{key}` is missing", f"add `{key} = …` ({noun})")
+            return default
+        # TOML's booleans are Python ints too; only an explicit bool accepts them.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            hint = self._brackets(key, value, noun) or _fix(value, kind)
+            self.problem(key, f"must be {noun}, not {_noun(value)}", hint)
+            return default
+        return cast("_T", value)
+
+    def _brackets(self, key: str, value: object, noun: str) -> str | None:
+        """Return a hint at a header with the brackets of the other kind of table."""
+        name = key_path(name for name in (*self.path, key) if isinstance(name, str))
+        if noun == _LIST_OF_TABLES and isinstance(value, dict):
+            return f"write `[[{name}]]`, with two brackets on each side"
+        if noun == _NOUNS[dict] and isinstance(value, list) and value and isinstance(value[0], dict):
+            return f"write `[{name}]`, with one bracket on each side, and only once"
+        return None
+
+    def string(
+        self,
+        key: str,
+        default: str = REQUIRED,
+        *,
+        pattern: str | None = None,
+        noun: str = "a string",
+        advise: Advice | None = None,
+    ) -> str:
+        """Return a string that matches a pattern as a whole; `advise` returns the hint for one that does not."""
+        value = self.value(key, str, default, noun)
+        if pattern and key in self._data and isinstance(value, str) and not re.fullmatch(pattern, value):
+            self.problem(key, f"`{printable(value)}` is not {noun}", advise and advise(value))
+        return "" if value is REQUIRED else value
+
+    def optional_string(self, key: str, *, pattern: str | None = None, noun: str = "a string") -> str | None:
+        """Return a string, or None if the key is absent."""
+        self._keys.add(key)
+        return self.string(key, pattern=pattern, noun=noun) if key in self._data else None
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Return true or false."""
+        return self.value(key, bool, default, "true or false")
+
+    def integer(self, key: str, default: int = REQUIRED, *, low: int = 0, high: int = 2**62) -> int:
+        """Return a whole number within bounds."""
+        return int(self.bounded(key, int, default, "a whole number", low, high))
+
+    def number(self, key: str, default: float = REQUIRED, *, low: float = 0, high: float = 1e12) -> float:
+        """Return a number within bounds."""
+        return float(self.bounded(key, (int, float), default, "a number", low, high))
+
+    def bounded(self, key: str, kind: Any, default: Any, noun: str, low: float, high: float) -> Any:
+        """Return a number of one type within bounds; another value is a problem and gives the default, else `low`."""
+        value = self.value(key, kind, default, noun)
+        if key in self._data and isinstance(value, (int, float)) and not low <= value <= high:
+            self.problem(key, f"{printable(str(value))} is out of bounds", f"{noun} from {low} to {high}")
+            value = default
+        return low if value is REQUIRED else value
+
+    def strings(
+        self, key: str, *, pattern: str | None = None, noun: str = "a list of strings", advise: Advice | None = None
+    ) -> tuple[str, ...]:
+        """Return a list of strings, each matching a pattern as a whole; absent means empty.
+
+        `advise` returns the hint for a string that does not match.
+        """
+        strings: list[str] = []
+        for index, item in enumerate(self.value(key, list, [], "a list of strings")):
+            if not isinstance(item, str):
+                self.problem((key, index), f"must be a string, not {_noun(item)}", _fix(item, str))
+            elif pattern and not re.fullmatch(pattern, item):
+                self.problem((key, index), f"`{printable(item)}` is not {noun}", advise and advise(item))
+            else:
+                strings.append(item)
+        return tuple(strings)
+
+    def string_map(self, key: str, keys: _Rule = _ANY, values: _Rule = _ANY) -> tuple[tuple[str, str], ...]:
+        """Return a table of strings as pairs in file order; `keys` and `values` are pattern and noun."""
+        table = self._map(key, keys)
+        return tuple((name, table.string(name, pattern=values[0], noun=values[1])) for name in table)
+
+    def boolean_map(self, key: str, keys: _Rule = _ANY) -> tuple[tuple[str, bool], ...]:
+        """Return a table of true and false as pairs in file order; `keys` is pattern and noun."""
+        table = self._map(key, keys)
+        return tuple((name, bool(table.value(name, bool, False, "true or false"))) for name in table)
+
+    def list_map(self, key: str, keys: _Rule = _ANY, items: _Rule = _ANY) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return a table of lists of strings as pairs in file order; `keys` and `items` are pattern and noun."""
+        table = self._map(key, keys)
+        return tuple((name, table.strings(name, pattern=items[0], noun=items[1])) for name in table)
+
+    def _map(self, key: str, keys: _Rule) -> Table:
+        """Return a table whose keys are names that the user chose."""
+        table = self.table(key)
+        for name in table:
+            if not re.fullmatch(keys[0], name):
+                table.problem(name, f"`{printable(name)}` is not {keys[1]}")
+        return table
+
+    def table(self, key: str) -> Table:
+        """Return a table below this one; absent means empty."""
+        return Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]))
+
+    def tables(self, key: str) -> Iterator[Table]:
+        """Yield the tables of an array of tables; absent means none."""
+        for index, item in enumerate(self.value(key, list, [], _LIST_OF_TABLES)):
+            if isinstance(item, dict):
+                yield Table(self.document, (*self.path, key, index), item)
+            else:
+                self.problem((key, index), f"must be a table, not {_noun(item)}")
+
+    def rows(self, key: str) -> Iterator[Table]:
+        """Yield the tables of an array of tables; the keys of each that are not read in its turn are unknown ones."""
+        for table in self.tables(key):
+            yield table
+            table.done()
+
+    def strings_and_tables(self, key: str) -> Iterator[tuple[int, str | Table]]:
+        """Yield the items of a list of strings and tables with their indexes; absent means none."""
+        for index, item in enumerate(self.value(key, list, [], "a list")):
+            if isinstance(item, str):
+                yield index, item
+            elif isinstance(item, dict):
+                yield index, Table(self.document, (*self.path, key, index), item)
+            else:
+                self.problem((key, index), f"must be a string or a table, not {_noun(item)}", _fix(item, str))
+
+    def raw(self, key: str) -> Any:
+        """Return a value of any type, or None; the caller checks it."""
+        self._keys.add(key)
+        return self._data.get(key)
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """Count keys as known, whether they are read or not."""
+        self._keys.update(keys)
+
+    def done(self, more: Iterable[str] = ()) -> None:
+        """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` reports it, once."""
+        self._keys.update(more)
+        noted = {*self._keys, *self._unknown}
+        self._unknown += [key for key in self._data if key not in noted]
+
+    def knows(self, key: str) -> bool:
+        """Return whether a key of this name is read in this table."""
+        return key in self._keys
+
+    def note_unknown(self) -> None:
+        """Note the unknown keys, each with the table that it belongs to, or with the nearest valid name."""
+        for key in self._unknown:
+            homes = self.document.homes(key, self.path)
+            hint = f"it is a key of {' and of '.join(homes)}" if homes else suggest(key, self._keys, noun="valid here")
+            self.problem(key, f"unknown key `{printable(key)}`", hint)
+        self._unknown.clear()
+
+
+def _header(path: tuple[Key, ...]) -> str:
+    """Return a table as people name it: `[publish]`, `[[models]]`, or the lines above all tables."""
+    name = key_path(key for key in path if isinstance(key, str))
+    if not name:
+        return "the document itself: write it above the first `[table]`"
+    return f"`[[{name}]]`" if isinstance(path[-1], int) else f"`[{name}]`"
+
+
+def pattern_of(table: Table, key: str) -> re.Pattern[str]:
+    """Return a regular expression; a wrong one is a problem and gives one without matches."""
+    try:
+        return re.compile(table.string(key))
+    except re.error as error:
+        table.problem(key, f"not a regular expression: {error}")
+        return re.compile(r"(?!)")
+
+
+def _noun(value: object) -> str:
+    # Python's booleans are whole numbers, too.
+    return next((noun for kind, noun in _NOUNS.items() if isinstance(value, kind)), "a date or time")
+
+
+def _fix(value: object, kind: type | tuple[type, ...]) -> str | None:
+    """Return a hint for a value of the wrong type, if the right spelling is clear."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str and is_number:
+        return f'write it in quotes: "{value}"'
+    if kind is list and (is_number or isinstance(value, str)):
+        return f'write it as a list: ["{printable(str(value))}"]'
+    if isinstance(value, str) and kind is not str and _plain(value, kind):
+        return f"write it without quotes: {value}"
+    return None
+
+
+def _plain(text: str, kind: type | tuple[type, ...]) -> bool:
+    """Return whether a text would be a value of a type without its quotes."""
+    if kind is bool:
+        return text in ("true", "false")
+    number = r"-?\d+" if kind is int else r"-?\d+(\.\d+)?"
+    return kind in (int, (int, float)) and re.fullmatch(number, text) is not None
