@@ -157,10 +157,10 @@ def test_a_recipe_with_mistakes_is_annotated(player: Player) -> None:
     assert f"::error file=recipes/{path.name},line=" in jobs[0].log
 
 
-def test_the_repository_of_jbuild_itself_calls_its_own(tmp_path: Path) -> None:
+def test_the_repository_of_jbuild_itself_calls_its_own(tmp_path: Path, docker_host: str) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", "--shared", str(CHECKOUT), str(clone)], check=True)
-    environment = clean_environment(tmp_path / "home", None) | {"JBUILD_CACHE": str(tmp_path / "cache")}
+    environment = clean_environment(tmp_path / "home", docker_host) | {"JBUILD_CACHE": str(tmp_path / "cache")}
     # What stands in the current folder is what runs: the clone's own jbuild.
     del environment["PYTHONPATH"]
     player = Player(
