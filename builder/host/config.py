@@ -257,7 +257,9 @@ def _from_variable(field: Field, variable: str) -> dict[str, Any]:
     settings = _CONFIG.read(document.root(), _Context(folder=Path(), families={}))
     for problem in document.problems:
         hint = problem.hint or f"unset {variable} or correct it"
-        raise RecipeError(f"{variable}: {problem.message}", where=text, hint=hint)
+        # Every variable is a string.
+        message = problem.message.removesuffix(", not a string")
+        raise RecipeError(f"{variable}: {message}", where=text, hint=hint)
     return settings
 
 

@@ -17,9 +17,9 @@ _LONGEST_VALUE = 200
 _MOST_NAMES = 4
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that is most like `name`, or None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)), None)
+def nearest(name: str, names: Iterable[str], *, least: float = 0.5) -> str | None:
+    """Return the name that is most like `name`, or None if none has at least this similarity, of 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=least)), None)
 
 
 def suggest(name: str, names: Iterable[str], *, noun: str = "valid") -> str:

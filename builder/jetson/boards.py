@@ -119,15 +119,17 @@ def machines(path: Path = _MACHINES) -> tuple[Board, ...]:
     return load_rows(path, "the machines have mistakes", "machines", _BOARD, once="name")
 
 
-def board(name: str) -> Board:
+def board(name: str, proposed: Iterable[str] = ()) -> Board:
     """Return the board of a name.
 
     Raises:
-        UsageError: the name is unknown; the hint is the nearest one.
+        UsageError: the name is unknown; the hint has the nearest ones of `proposed`, by default of all.
     """
     rows = {row.name: row for row in (*boards(), *machines())}
     if name not in rows:
-        raise UsageError(f"there is no board `{printable(name)}`", hint=suggest(name, rows, noun="boards known"))
+        raise UsageError(
+            f"there is no board `{printable(name)}`", hint=suggest(name, tuple(proposed) or rows, noun="boards known")
+        )
     return rows[name]
 
 

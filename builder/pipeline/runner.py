@@ -166,6 +166,8 @@ def _run_stages(run: CellRun, attempt: Attempt) -> CellResult:
 
     try:
         for current in run.stages:
+            stage_of(current).check_machine(run)
+        for current in run.stages:
             attempt.begins(results, current)
             began = time.monotonic()
             run, ran = bring_up_to_date(stage_of(current), run)

@@ -76,6 +76,14 @@ class Stage(Protocol[_T]):
         """
         del run
 
+    def check_machine(self, run: CellRun) -> None:
+        """Refuse a run, before its first stage, if this stage is certain to fail on this machine after hours.
+
+        Raises:
+            JbuildError: something is missing, such as an engine.
+        """
+        del run
+
     def check_servers(self, runs: Sequence[CellRun]) -> None:
         """Refuse runs, before their first stage, if a server does not answer that this stage needs after hours.
 

@@ -47,7 +47,7 @@ def read_when(table: Table, values: dict[str, tuple[str, ...]], keys: Iterable[s
     when = []
     for name in table if keys is None else keys:
         if name not in values:
-            table.expect([name])  # so that it is not reported twice
+            table.leave(name)
             table.problem(name, f"`{printable(name)}` is not an axis", suggest(name, values, noun="axes"))
             continue
         pattern = table.string(name, pattern=patterns.GLOB, noun="a value or glob")

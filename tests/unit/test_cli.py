@@ -23,7 +23,7 @@ from builder import __version__
 from builder.cli import main as cli
 from builder.cli.verb_table import VERBS, verbs
 from builder.cli.verbs import listings
-from builder.errors import CellsFailedError, JbuildError, UsageError
+from builder.errors import CellsFailedError, JbuildError, NetworkError, UsageError
 from builder.host import process, records
 from builder.host.paths import CellFolder, cache_folder
 from builder.host.process import Completed
@@ -302,7 +302,6 @@ def test_a_push_to_nowhere_is_refused_before_anything_runs(jbuild: Any, project:
 def test_a_registry_that_is_down_is_noticed_before_anything_runs(
     jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_stage, "find_engine", lambda *_: make_engine())
     monkeypatch.setattr(registry_check, "_RETRY_WITHIN_S", 0.0)
     code, found, _ = failure(jbuild, "recipe", "demo", "--push", "--registry", "127.0.0.1:1/edge")
     assert (code, found["where"]) == (11, "127.0.0.1:1/edge/vllm")
@@ -314,9 +313,14 @@ def test_an_engine_that_is_down_is_noticed_before_anything_runs(
     jbuild: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{project}/docker.sock")
-    code, found, _ = failure(jbuild, "build", "demo")
+    code, found, _ = failure(jbuild, "recipe", "demo", "--result", "result.json")
     assert (code, found["where"]) == (7, f"unix://{project}/docker.sock")
     assert not (project / "locks").exists()
+    cell = json.loads((project / "result.json").read_bytes())["cells"][0]
+    assert (cell["status"], cell["failed_at"], cell["stages"]) == ("failed", "build", {})
+    # What does not build needs no engine.
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:1/simple")
+    assert failure(jbuild, "render", "demo")[0] == NetworkError.exit_code
 
 
 def test_missing_emulation_is_noticed_before_anything_runs(
@@ -328,6 +332,9 @@ def test_missing_emulation_is_noticed_before_anything_runs(
     code, found, _ = failure(jbuild, "build", "demo")
     assert (code, found["message"]) == (7, "the engine's machine (amd64) cannot run arm64 programs")
     assert not (project / "locks").exists()
+    # A builder runs them on its own machine.
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:1/simple")
+    assert failure(jbuild, "build", "demo", "--builder", "big")[0] == NetworkError.exit_code
 
 
 def test_only_impossible_cells(jbuild: Any) -> None:

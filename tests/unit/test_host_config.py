@@ -282,7 +282,7 @@ def test_every_single_setting_has_a_variable(
         ("JBUILD_PUBLISH_REGISTRIES", "ok https://x", "`https://x` is not a registry such as host:5000/team"),
         ("JBUILD_PUBLISH_KEEP_LAYERS", "yes", "must be true or false"),
         ("JBUILD_BUILD_SILENT_S", "1", "1.0 is out of bounds"),
-        ("JBUILD_BUILD_SILENT_S", "long", "must be a number, not a string"),
+        ("JBUILD_BUILD_SILENT_S", "long", "must be a number"),
         ("JBUILD_NETWORK_CA_BUNDLE", "/no/such/file", "no such file: /no/such/file"),
     ],
 )
@@ -290,8 +290,9 @@ def test_variables_are_checked_as_keys_are(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(RecipeError, match=re.escape(f"{variable}: {message}")) as caught:
+    with pytest.raises(RecipeError) as caught:
         config.load([])
+    assert re.sub(r" \(known.*", "", caught.value.message) == f"{variable}: {message}"
     assert (caught.value.where, bool(caught.value.hint)) == (value, True)
 
 

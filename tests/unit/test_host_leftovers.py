@@ -225,9 +225,11 @@ def test_only_containers_and_tags_of_ended_processes_are_the_engines_leftovers(
     tags = {name: f"jbuild-smoke:0123456789ab-{word}-0123ab" for name, word in words.items()}
     answers.images += [{"Id": "1", "RepoTags": [*tags.values(), "jbuild/demo:1.0"]}, {"Id": "2", "RepoTags": None}]
     answers.images += [{"Id": "3", "RepoTags": [f"team/jbuild-smoke:0123456789ab-{words['dead']}-0123ab"]}]
+    of_podman = f"docker.io/library/{tags['dead']}"
+    answers.images += [{"Id": "4", "RepoTags": [of_podman]}]
     left = find_engine_leftovers(engine)
     assert left.containers == ("dead",)
-    assert left.tags == (tags["dead"],)
+    assert left.tags == (tags["dead"], of_podman)
     assert [request.partition("?")[0] for request in answers.requests] == ["/containers/json", "/images/json"]
 
 

@@ -324,5 +324,5 @@ def test_hints_are_about_the_options(project: Path, command_line: CommandLine) -
     _, _, err = command_line("init", "--board", "orin-nx-16", "--cuda", "99.1")
     assert "next: name another with --cuda or --python, or leave the option out" in err
     _, _, err = command_line("init", "--board", "")
-    (hint,) = re.findall("next: boards: (.*)", err)
+    (hint,) = re.findall("next: boards known: (.*)", err)
     assert set(hint.split(", ")) == set(board_choices())

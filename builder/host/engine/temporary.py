@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 # The value of this label is the owner's word.
 LABEL = "jbuild.owner"
 SMOKE, DOCTOR = "jbuild-smoke", "jbuild-doctor"
-_TAG = re.compile(rf"(?:{SMOKE}|{DOCTOR}):\w+-(?P<owner>{owner.PATTERN})-[0-9a-f]{{6}}")
+# podman writes names with their registry.
+_TAG = re.compile(
+    rf"(?:(?:docker\.io/library|localhost)/)?(?:{SMOKE}|{DOCTOR}):\w+-(?P<owner>{owner.PATTERN})-[0-9a-f]{{6}}"
+)
 _ANSWER_S = 10.0
 
 

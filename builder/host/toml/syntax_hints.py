@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 # Brackets, and the strings and comments in which a bracket means nothing; a quotation mark of its own opens a string
@@ -9,9 +10,14 @@ import re
 _TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}"\']', re.DOTALL
 )
-_WORD = re.compile(r"[^\s,\[\]{}#=\"']+")
+# A value without quotes: it ends with its line, item or list.
+_TEXT = re.compile(r"[^,\[\]{}#=\n]+")
 # A number that goes on: a version, such as 12.8.1.
-_VERSION = re.compile(r"(\d+(?:\.\w+)*)$")
+_NUMBER = re.compile(r"\d+(?:\.\w+)*$")
+_REST_OF_VERSION = re.compile(r"[.+-][\w.+-]*")
+# The next line of a list without its end.
+_KEY_OR_HEADER = re.compile(r"\s*(?:[\w.\"'-]+\s*=|\[+[\w.\"'-]+\]+\s*(?:#.*)?$)")
+_CURLY = "\u201c\u201d\u2018\u2019"
 _BOOLEANS = {
     **dict.fromkeys(("True", "TRUE", "yes", "on"), "true"),
     **dict.fromkeys(("False", "FALSE", "no", "off"), "false"),
@@ -26,15 +32,15 @@ def syntax_hint(text: str, row: int, column: int, reason: str) -> str | None:
     """
     lines = text.split("\n")
     line = "".join(lines[row - 1 : row])
-    before, rest = "\n".join([*lines[: row - 1], line[: column - 1]]), line[column - 1 :].strip()
+    start, rest = line[: column - 1], line[column - 1 :].strip()
     return (
-        _open_string(text, row)
-        or _open_bracket(before, row, reason, rest)
-        or _word(rest, reason)
-        or _version(line[: column - 1], rest)
-        or _repeated(reason)
+        _backslash(reason)
+        or _value(line, start, rest, reason)
+        or _version(start, rest, reason)
+        or _open_string(text, row)
+        or _open_bracket("\n".join([*lines[: row - 1], start]), row, reason, rest)
+        or _repeated(line, reason)
         or _colon(rest, reason)
-        or _backslash(reason)
     )
 
 
@@ -56,35 +62,45 @@ def _open_bracket(before: str, row: int, reason: str, rest: str) -> str | None:
             opened.pop()
     if opened and opened[-1][1] == "{" and (not rest or rest.startswith("}")):
         return "write a table in braces in one line, without a comma after its last key"
-    is_list = "array" in reason or "end of document" in reason
+    is_list = "Unclosed array" in reason or "end of document" in reason
     lists = [number for number, bracket in opened if bracket == "[" and (is_list or number < row)]
     return f"the list that begins in line {lists[-1]} has no `]`, or no comma after one of its items" if lists else None
 
 
-def _word(rest: str, reason: str) -> str | None:
-    word = _WORD.match(rest)
-    if "Invalid value" not in reason:
+def _value(line: str, start: str, rest: str, reason: str) -> str | None:
+    if "Invalid value" not in reason or (_KEY_OR_HEADER.match(line) and "=" not in start):
         return None
-    if word is None:
-        return None if rest else "write a value after the `=`"
-    if boolean := _BOOLEANS.get(word[0]):
+    if not rest:
+        return "write a value after the `=`" if start.rstrip().endswith("=") else None
+    found = _TEXT.match(rest)
+    return _instead_of(found[0].strip()) if found else None
+
+
+def _instead_of(text: str) -> str:
+    if text[0] in _CURLY:
+        return "write straight quotation marks"
+    if boolean := _BOOLEANS.get(text):
         return f"write it as `{boolean}`"
-    if word[0] in _NO_VALUES:
+    if text in _NO_VALUES:
         return "remove the line: a key without a value is left out"
-    return f'write text in quotes: "{word[0]}"'
+    return _in_quotes(text)
 
 
-def _version(before: str, rest: str) -> str | None:
-    number, more = _VERSION.search(before), _WORD.match(rest)
-    return f'write a version in quotes: "{number[1]}{more[0]}"' if number and more and more[0][0] in ".-+" else None
+def _version(start: str, rest: str, reason: str) -> str | None:
+    number, more = _NUMBER.search(start), _REST_OF_VERSION.match(rest)
+    # A key, too, may end like a version.
+    return _in_quotes(number[0] + more[0]) if number and more and "Expected '='" not in reason else None
 
 
-def _repeated(reason: str) -> str | None:
-    if "overwrite" in reason:
-        return "the key has a value already: remove one of them"
-    if re.search(r"Cannot declare .* twice", reason):
+def _in_quotes(text: str) -> str:
+    return f"write it in quotes: {json.dumps(text, ensure_ascii=False)}"
+
+
+def _repeated(line: str, reason: str) -> str | None:
+    is_header = line.lstrip().startswith("[")
+    if is_header and ("overwrite" in reason or re.search(r"Cannot declare .* twice", reason)):
         return "the table is there already: write its keys in one place, or `[[…]]` for each table of a list"
-    return None
+    return "the key has a value already: remove one of them" if "overwrite" in reason else None
 
 
 def _colon(rest: str, reason: str) -> str | None:
@@ -92,4 +108,5 @@ def _colon(rest: str, reason: str) -> str | None:
 
 
 def _backslash(reason: str) -> str | None:
-    return "write the string in single quotes, or each backslash twice" if "'\\'" in reason else None
+    is_escape = "'\\'" in reason or "hex value" in reason
+    return "write the string in single quotes, or each backslash twice" if is_escape else None

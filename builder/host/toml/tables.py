@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from builder.errors import DocumentError, Problem
 from builder.host.toml.positions import Key, line_numbers
-from builder.host.wording import key_path, printable, suggest
+from builder.host.wording import key_path, nearest, printable, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +34,8 @@ _NOUNS: dict[type, str] = {
 _LIST_OF_TABLES = "a list of tables"
 # The most tables that a hint names for a key of theirs.
 _MOST_HOMES = 2
+# From this similarity on, a key of the same table is meant, not one of another.
+_SURE = 0.8
 
 
 @dataclass(slots=True)
@@ -72,12 +75,11 @@ class Document:
         """Note a table that is read, for `homes`."""
         self._tables.append(table)
 
-    def homes(self, key: str, path: tuple[Key, ...]) -> list[str]:
-        """Return the tables in which a key that is unknown at `path` is known, as their headers; at most two."""
-        own = _header(path)
-        headers = dict.fromkeys(_header(table.path) for table in self._tables if table.knows(key))
-        homes = [header for header in headers if header != own]
-        return homes if len(homes) <= _MOST_HOMES else []
+    def homes(self, table: Table, key: str) -> list[Table]:
+        """Return the other tables in which a key is known, one of each name; none if they are too many for a hint."""
+        found = {other.names: other for other in self._tables if other.knows(key)}
+        found.pop(table.names, None)
+        return list(found.values()) if len(found) <= _MOST_HOMES else []
 
     def finish(self, title: str) -> None:
         """Raise all mistakes noted so far.
@@ -94,13 +96,17 @@ class Document:
 class Table:
     """A table of a document, read key by key; keys that stay unread are unknown ones."""
 
-    def __init__(self, document: Document, path: tuple[Key, ...], data: dict[str, Any]) -> None:
-        """Read `data` at `path` of `document`."""
+    def __init__(
+        self, document: Document, path: tuple[Key, ...], data: dict[str, Any], *, is_map: bool = False
+    ) -> None:
+        """Read `data` at `path` of `document`; the user chooses the keys of a map."""
         self.document = document
         self.path = path
         self._data = data
         self._keys: set[str] = set()
         self._unknown: list[str] = []
+        self._left: set[str] = set()
+        self._is_map = is_map
         document.add(self)
 
     def __contains__(self, key: str) -> bool:
@@ -130,11 +136,12 @@ class Table:
         return cast("_T", value)
 
     def _brackets(self, key: str, value: object, noun: str) -> str | None:
-        """Return a hint at a header with the brackets of the other kind of table."""
-        name = key_path(name for name in (*self.path, key) if isinstance(name, str))
-        if noun == _LIST_OF_TABLES and isinstance(value, dict):
-            return f"write `[[{name}]]`, with two brackets on each side"
-        if noun == _NOUNS[dict] and isinstance(value, list) and value and isinstance(value[0], dict):
+        """Return a hint at a header with the brackets of the other kind of table, or at a missing header."""
+        name = key_path((*self.names, key))
+        if noun == _LIST_OF_TABLES:
+            is_table = isinstance(value, dict)
+            return f"write `[[{name}]]`, with two brackets on each side" if is_table else f"write `[[{name}]]` tables"
+        if noun == _NOUNS[dict] and _is_list_of_tables(value):
             return f"write `[{name}]`, with one bracket on each side, and only once"
         return None
 
@@ -212,7 +219,7 @@ class Table:
 
     def _map(self, key: str, keys: _Rule) -> Table:
         """Return a table whose keys are names that the user chose."""
-        table = self.table(key)
+        table = Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]), is_map=True)
         for name in table:
             if not re.fullmatch(keys[0], name):
                 table.problem(name, f"`{printable(name)}` is not {keys[1]}")
@@ -255,31 +262,48 @@ class Table:
         """Count keys as known, whether they are read or not."""
         self._keys.update(keys)
 
+    def leave(self, key: str) -> None:
+        """Leave an unknown key to the caller, who notes the mistake."""
+        self._left.add(key)
+
     def done(self, more: Iterable[str] = ()) -> None:
-        """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` reports it, once."""
+        """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` notes it, once."""
         self._keys.update(more)
-        noted = {*self._keys, *self._unknown}
+        noted = {*self._keys, *self._left}
         self._unknown += [key for key in self._data if key not in noted]
+        self._left.update(self._unknown)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The path without the indexes of lists."""
+        return tuple(key for key in self.path if isinstance(key, str))
 
     def knows(self, key: str) -> bool:
-        """Return whether a key of this name is read in this table."""
-        return key in self._keys
+        """Return whether a key is one of those that are read in this table; names that users choose are not."""
+        return key in self._keys and not self._is_map
 
     def note_unknown(self) -> None:
         """Note the unknown keys, each with the table that it belongs to, or with the nearest valid name."""
         for key in self._unknown:
-            homes = self.document.homes(key, self.path)
-            hint = f"it is a key of {' and of '.join(homes)}" if homes else suggest(key, self._keys, noun="valid here")
-            self.problem(key, f"unknown key `{printable(key)}`", hint)
+            self.problem(key, f"unknown key `{printable(key)}`", self._unknown_hint(key))
         self._unknown.clear()
 
+    def _unknown_hint(self, key: str) -> str:
+        homes = self.document.homes(self, key)
+        if nearest(key, self._keys, least=_SURE) or not homes:
+            return suggest(key, self._keys, noun="valid here")
+        value = self._data[key]
+        if isinstance(value, dict) or _is_list_of_tables(value):
+            left, right = ("`[", "]`") if isinstance(value, dict) else ("`[[", "]]`")
+            return f"write {' or '.join(f'{left}{key_path((*home.names, key))}{right}' for home in homes)}"
+        return f"write it {' or '.join(home.location() for home in sorted(homes, key=lambda home: not home.path))}"
 
-def _header(path: tuple[Key, ...]) -> str:
-    """Return a table as people name it: `[publish]`, `[[models]]`, or the lines above all tables."""
-    name = key_path(key for key in path if isinstance(key, str))
-    if not name:
-        return "the document itself: write it above the first `[table]`"
-    return f"`[[{name}]]`" if isinstance(path[-1], int) else f"`[{name}]`"
+    def location(self) -> str:
+        """Return where the keys of this table are written."""
+        if not self.path:
+            return "above the first `[table]`"
+        name = key_path(self.names)
+        return f"under `[[{name}]]`" if isinstance(self.path[-1], int) else f"under `[{name}]`"
 
 
 def pattern_of(table: Table, key: str) -> re.Pattern[str]:
@@ -289,6 +313,10 @@ def pattern_of(table: Table, key: str) -> re.Pattern[str]:
     except re.error as error:
         table.problem(key, f"not a regular expression: {error}")
         return re.compile(r"(?!)")
+
+
+def _is_list_of_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _noun(value: object) -> str:
@@ -302,7 +330,7 @@ def _fix(value: object, kind: type | tuple[type, ...]) -> str | None:
     if kind is str and is_number:
         return f'write it in quotes: "{value}"'
     if kind is list and (is_number or isinstance(value, str)):
-        return f'write it as a list: ["{printable(str(value))}"]'
+        return f"write it as a list: [{json.dumps(printable(str(value)), ensure_ascii=False)}]"
     if isinstance(value, str) and kind is not str and _plain(value, kind):
         return f"write it without quotes: {value}"
     return None
@@ -312,5 +340,5 @@ def _plain(text: str, kind: type | tuple[type, ...]) -> bool:
     """Return whether a text would be a value of a type without its quotes."""
     if kind is bool:
         return text in ("true", "false")
-    number = r"-?\d+" if kind is int else r"-?\d+(\.\d+)?"
+    number = r"-?(0|[1-9]\d*)" if kind is int else r"-?(0|[1-9]\d*)(\.\d+)?"
     return kind in (int, (int, float)) and re.fullmatch(number, text) is not None

@@ -14,8 +14,9 @@ from builder.pipeline.cell import CellRecords
 from builder.pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
+    from builder.host.engine.docker import Engine
     from builder.pipeline.cell import CellRun
 
 
@@ -41,22 +42,14 @@ class _BuildStage(Stage[Image]):
         mark_image_used(run.session.workspace.images, record)
         return True
 
-    def check_servers(self, runs: Sequence[CellRun]) -> None:
-        """Refuse runs that are certain to build if the engine does not answer, or its machine lacks the emulation."""
-        certain = [run for run in runs if run.options.forces(self.name) or CellRecords(run.folder).image() is None]
-        if not certain:
-            return
-        engine = find_engine(certain[0].session.workspace)
-        if not certain[0].builders.names:
-            for architecture in sorted({run.job.platform.architecture for run in certain}):
-                engine.require(architecture)
+    def check_machine(self, run: CellRun) -> None:
+        if run.options.verify or run.options.forces(self.name) or CellRecords(run.folder).image() is None:
+            _engine(run)
 
     def make(self, run: CellRun) -> Image:
         from builder.image.build.cell_image import build_image  # noqa: PLC0415  # slow to import
 
-        engine, again = find_engine(run.session.workspace), run.options.forces(self.name)
-        if not run.builders.names:
-            engine.require(run.lock.platform.architecture)
+        engine, again = _engine(run), run.options.forces(self.name)
         return run.builders.build(
             run.job.cell.id, engine, lambda name: build_image(run, engine, builder=name, again=again)
         )
@@ -65,6 +58,18 @@ class _BuildStage(Stage[Image]):
         from builder.image.build.reproduce import verify  # noqa: PLC0415  # slow to import
 
         return verify(run)
+
+
+def _engine(run: CellRun) -> Engine:
+    """Return the engine that builds a cell.
+
+    Raises:
+        EngineError: it does not answer, or it has to build the cell itself and lacks the emulation.
+    """
+    engine = find_engine(run.session.workspace)
+    if not run.builders.names:
+        engine.require(run.job.platform.architecture)
+    return engine
 
 
 STAGE = _BuildStage()

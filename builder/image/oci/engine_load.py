@@ -82,17 +82,18 @@ def loaded(
             _forget_abandoned(client)
             # The tag names the process, so that jbuild processes do not remove each other's images.
             name = temporary_tag(SMOKE, image.digest.partition(":")[2][:12])
-            reference = _present(client, image, name)
-            if reference is None:
+            present = _present(client, image, name)
+            if present is None:
                 _load(client, image, layout, name, console, blobs or EngineBlobs(), make)
-                reference = name
+            reference = present or name
         try:
             yield reference
             if keep_as:
                 _tag(client, reference, keep_as)
         except KeyboardInterrupt:
-            if reference == name:
+            if present is None:
                 console.note("removing the loaded image from the engine")
+            if reference == name:
                 _hand_back(engine, reference)
             raise
         finally:

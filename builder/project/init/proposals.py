@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from builder.errors import JbuildError, UsageError
-from builder.host.wording import printable, suggest
-from builder.jetson.boards import board, boards, machines
+from builder.host.wording import printable
+from builder.jetson.boards import board, boards
 from builder.jetson.distributions import platforms
-from builder.jetson.platform import check_value, platform_for
+from builder.jetson.platform import ImpossibleError, check_value, platform_for
 from builder.model.recipes import Spec
 from builder.recipe.find import recipe_paths
 from builder.recipe.load import load_valid
@@ -82,7 +82,7 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
     if answers.board == NO_BOARD:
         if answers.l4t or answers.cuda:
             raise UsageError("--l4t and --cuda need a board", hint="name it with --board")
-    elif (row := _board(answers.board)).is_jetson:
+    elif (row := board(answers.board, board_choices())).is_jetson:
         answers = replace(answers, l4t=_release(answers, folders))
     else:
         raise _no_jetson(row, folders)
@@ -103,13 +103,6 @@ def propose(answers: Answers, folders: tuple[Path, ...]) -> Proposal:
         raise UsageError("no model can be proposed", hint="name one with --model hf://ORGANISATION/NAME@REVISION")
     answers = replace(answers, model=model, name=answers.name or _name(answers))
     return Proposal(answers=answers, axes=_axes(answers, values), spec=spec, like=like)
-
-
-def _board(name: str) -> Board:
-    """Return a Jetson, or a machine that is refused later."""
-    if name not in {row.name for row in (*boards(), *machines())}:
-        raise UsageError(f"there is no board `{printable(name)}`", hint=suggest(name, board_choices(), noun="boards"))
-    return board(name)
 
 
 def _no_jetson(row: Board, folders: tuple[Path, ...]) -> UsageError:
@@ -189,9 +182,11 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
         proposed = fixed
     try:
         platform = platform_for(proposed.items(), "arm64")
-    except JbuildError as error:
+    except ImpossibleError as error:
         hint = "name another with --cuda or --python, or leave the option out"
         raise UsageError(error.message, hint=hint) from error
+    except JbuildError as error:
+        raise UsageError(error.message, hint=error.hint) from error
     axes = {"python": platform.python, **({"cuda": platform.cuda} if platform.cuda else {}), **proposed}
     return tuple((name, axes[name]) for name in _AXES if name in axes)
 
