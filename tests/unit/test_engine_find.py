@@ -274,6 +274,13 @@ def said(workspace: Workspace) -> tuple[str, str, str]:
     return error.message, error.where or "", error.hint or ""
 
 
+def test_a_path_as_docker_host(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "/run/docker.sock")
+    with pytest.raises(EngineError, match="DOCKER_HOST names a path") as caught:
+        find_engine(workspace)
+    assert caught.value.hint == "write it as unix:///run/docker.sock"
+
+
 @pytest.mark.parametrize("address", ["ssh://me@board:22", "npipe:////./pipe/docker_engine", "fd://3"])
 def test_a_context_of_another_scheme_says_what_to_do(workspace: Workspace, address: str) -> None:
     context(workspace.project, "board", address)

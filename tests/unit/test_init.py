@@ -322,7 +322,7 @@ def test_the_end_of_the_input_at_a_question_is_one_error(project: Path) -> None:
 
 def test_hints_are_about_the_options(project: Path, command_line: CommandLine) -> None:
     _, _, err = command_line("init", "--board", "orin-nx-16", "--cuda", "99.1")
-    assert "next: name another with --cuda or --python, or leave the option out" in err
+    assert "next: name other versions with --cuda, --python or --l4t, or leave the options out" in err
     _, _, err = command_line("init", "--board", "")
     (hint,) = re.findall("next: boards known: (.*)", err)
     assert set(hint.split(", ")) == set(board_choices())

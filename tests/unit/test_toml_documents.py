@@ -58,7 +58,11 @@ def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tu
             (1, "a", "must be a list of tables, not a string", "write `[[a]]` tables"),
         ),
         ("a = []", lambda t: t.table("a"), (1, "a", "must be a table, not a list", None)),
-        ("a = [1]", lambda t: list(t.tables("a")), (1, "a[0]", "must be a table, not a whole number", None)),
+        (
+            "a = [1]",
+            lambda t: list(t.tables("a")),
+            (1, "a[0]", "must be a table, not a whole number", "write `[[a]]` tables"),
+        ),
         ("a = 07:32:00", lambda t: t.string("a"), (1, "a", "must be a string, not a date or time", None)),
         (
             "[a]\nb = 1",
@@ -173,6 +177,7 @@ def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: i
         ("a = [\n  debian12,\n]\n", 2, 'write it in quotes: "debian12"'),
         ("a = [\n  True,\n]\n", 2, "write it as `true`"),
         ("a = x y # z\n", 1, 'write it in quotes: "x y"'),
+        ('a = x-1"\n', 1, 'write it in quotes: "x-1"'),
         ("a = don't\n", 1, 'write it in quotes: "don\'t"'),
         ("a = \u201cx\u201d\n", 1, "write straight quotation marks"),
         ("vllm-0.15.1+cu130 = 1\n", 1, None),
@@ -216,6 +221,8 @@ def test_any_text_is_read_or_gives_one_problem_in_a_line_of_it(text: str) -> Non
         ("kind = 1\n[[rows]]\nkind = 2", "kind", "write it under `[[rows]]`"),
         ("[[rows]]\nboth = 2", "rows[0].both", "write it under `[x]` or above the first `[table]`"),
         ("[x.table]", "x.table", "write `[table]`"),
+        ("[x.rows]", "x.rows", "write `[[rows]]`"),
+        ('[other]\nrows = ["a"]', "other.rows", "write it under `[y]`"),
         ("[[x.rows]]", "x.rows", "write `[[rows]]`"),
         ("[x]\nnames = 1", "x.names", "did you mean `name`?"),
         ("[x.map]\nhere = 'y'\n[[rows]]\nhere = 1", "rows[0].here", "valid here: first, kind"),
@@ -225,17 +232,32 @@ def test_any_text_is_read_or_gives_one_problem_in_a_line_of_it(text: str) -> Non
 )
 def test_an_unknown_key_is_named_with_its_table(tmp_path: Path, text: str, key: str, hint: str) -> None:
     def parse(root: Table) -> None:
-        root.expect(["name", "both", "table"])
+        root.expect(["name", "both"])
+        root.table("table").done()
         inner = root.table("x")
         inner.expect(["places", "both", "map", *(["name"] if "names" in inner else [])])
         inner.string_map("map")
         inner.leave("left")
         inner.done()
+        root.table("y").expect(["rows"])
+        root.table("other").done()
         for index, row in enumerate(root.rows("rows")):
             row.expect(["kind", *(["first"] if index == 0 else [])])
 
     ((_, found, message, given),) = mistakes(tmp_path / "x.toml", text, parse)
     assert (found, message, given) == (key, f"unknown key `{key.rpartition('.')[2]}`", hint)
+
+
+def test_a_value_in_a_list_of_tables_is_named_with_its_table(tmp_path: Path) -> None:
+    def parse(root: Table) -> None:
+        list(root.tables("rows"))
+        list(root.tables("others"))
+        root.table("y").strings("rows")
+
+    (found,) = mistakes(tmp_path / "x.toml", 'rows = ["a"]', parse)
+    assert found == (1, "rows[0]", "must be a table, not a string", "write it under `[y]`")
+    (found,) = mistakes(tmp_path / "x.toml", "others = [1]", parse)
+    assert found == (1, "others[0]", "must be a table, not a whole number", "write `[[others]]` tables")
 
 
 def test_absent_and_folder(tmp_path: Path) -> None:

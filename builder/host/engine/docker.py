@@ -233,6 +233,9 @@ def _query(endpoint: str, context: str, *requests: str) -> list[dict[str, Any]]:
 
 def _unreachable(endpoint: str, context: str) -> EngineError:
     """Return the error for an engine whose scheme only the `docker` command and BuildKit speak."""
+    if endpoint.startswith("/"):
+        hint = f"write it as unix://{endpoint}"
+        return EngineError(f"{_named_by(context)} names a path, not an address", where=endpoint, hint=hint)
     scheme = urlsplit(endpoint).scheme or "an unknown scheme"
     builder = context if context != "default" else "NAME"
     hint = f"build on it with `--builder {builder}`, and {_other_engine(context)}"

@@ -83,7 +83,8 @@ def _instead_of(text: str) -> str:
         return f"write it as `{boolean}`"
     if text in _NO_VALUES:
         return "remove the line: a key without a value is left out"
-    return _in_quotes(text)
+    # One of the two quotation marks may be there.
+    return _in_quotes(text.strip("\"'"))
 
 
 def _version(start: str, rest: str, reason: str) -> str | None:

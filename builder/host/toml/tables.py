@@ -75,9 +75,9 @@ class Document:
         """Note a table that is read, for `homes`."""
         self._tables.append(table)
 
-    def homes(self, table: Table, key: str) -> list[Table]:
-        """Return the other tables in which a key is known, one of each name; none if they are too many for a hint."""
-        found = {other.names: other for other in self._tables if other.knows(key)}
+    def homes(self, table: Table, key: str, value: object) -> list[Table]:
+        """Return the other tables that read such a key, one of each name; none if they are too many for a hint."""
+        found = {other.names: other for other in self._tables if other.takes(key, value)}
         found.pop(table.names, None)
         return list(found.values()) if len(found) <= _MOST_HOMES else []
 
@@ -88,7 +88,7 @@ class Document:
             DocumentError: there is at least one.
         """
         for table in self._tables:
-            table.note_unknown()
+            table.note_strays()
         if self.problems:
             raise DocumentError(title, sorted(self.problems, key=lambda p: (p.line or 0, p.key)))
 
@@ -106,6 +106,9 @@ class Table:
         self._keys: set[str] = set()
         self._unknown: list[str] = []
         self._left: set[str] = set()
+        self._inner: set[str] = set()
+        self._lists_of_tables: set[str] = set()
+        self._strays: list[tuple[str, int]] = []
         self._is_map = is_map
         document.add(self)
 
@@ -227,15 +230,17 @@ class Table:
 
     def table(self, key: str) -> Table:
         """Return a table below this one; absent means empty."""
+        self._inner.add(key)
         return Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]))
 
     def tables(self, key: str) -> Iterator[Table]:
         """Yield the tables of an array of tables; absent means none."""
+        self._lists_of_tables.add(key)
         for index, item in enumerate(self.value(key, list, [], _LIST_OF_TABLES)):
             if isinstance(item, dict):
                 yield Table(self.document, (*self.path, key, index), item)
             else:
-                self.problem((key, index), f"must be a table, not {_noun(item)}")
+                self._strays.append((key, index))
 
     def rows(self, key: str) -> Iterator[Table]:
         """Yield the tables of an array of tables; the keys of each that are not read in its turn are unknown ones."""
@@ -267,7 +272,7 @@ class Table:
         self._left.add(key)
 
     def done(self, more: Iterable[str] = ()) -> None:
-        """Count every key that was not read, nor is one of `more`, as unknown: `note_unknown` notes it, once."""
+        """Count every key that was not read, nor is one of `more`, as unknown: `note_strays` notes it, once."""
         self._keys.update(more)
         noted = {*self._keys, *self._left}
         self._unknown += [key for key in self._data if key not in noted]
@@ -278,25 +283,38 @@ class Table:
         """The path without the indexes of lists."""
         return tuple(key for key in self.path if isinstance(key, str))
 
-    def knows(self, key: str) -> bool:
-        """Return whether a key is one of those that are read in this table; names that users choose are not."""
-        return key in self._keys and not self._is_map
+    def takes(self, key: str, value: object) -> bool:
+        """Return whether a key is read in this table, with such a value; names that users choose are not."""
+        if self._is_map or key not in self._keys:
+            return False
+        tables = self._inner | self._lists_of_tables
+        return (key in tables) == (isinstance(value, dict) or _is_list_of_tables(value))
 
-    def note_unknown(self) -> None:
-        """Note the unknown keys, each with the table that it belongs to, or with the nearest valid name."""
+    def note_strays(self) -> None:
+        """Note unknown keys, and values in lists of tables: each with the table that it belongs to, if there is one."""
         for key in self._unknown:
-            self.problem(key, f"unknown key `{printable(key)}`", self._unknown_hint(key))
+            is_typo = nearest(key, self._keys, least=_SURE)
+            hint = (not is_typo and self._home_of(key)) or suggest(key, self._keys, noun="valid here")
+            self.problem(key, f"unknown key `{printable(key)}`", hint)
+        for key, index in self._strays:
+            hint = self._home_of(key) or f"write `[[{key_path((*self.names, key))}]]` tables"
+            self.problem((key, index), f"must be a table, not {_noun(self._data[key][index])}", hint)
         self._unknown.clear()
+        self._strays.clear()
 
-    def _unknown_hint(self, key: str) -> str:
-        homes = self.document.homes(self, key)
-        if nearest(key, self._keys, least=_SURE) or not homes:
-            return suggest(key, self._keys, noun="valid here")
+    def _home_of(self, key: str) -> str | None:
         value = self._data[key]
+        homes = sorted(self.document.homes(self, key, value), key=lambda home: not home.path)
+        if not homes:
+            return None
         if isinstance(value, dict) or _is_list_of_tables(value):
-            left, right = ("`[", "]`") if isinstance(value, dict) else ("`[[", "]]`")
-            return f"write {' or '.join(f'{left}{key_path((*home.names, key))}{right}' for home in homes)}"
-        return f"write it {' or '.join(home.location() for home in sorted(homes, key=lambda home: not home.path))}"
+            return f"write {' or '.join(home.header_of(key) for home in homes)}"
+        return f"write it {' or '.join(home.location() for home in homes)}"
+
+    def header_of(self, key: str) -> str:
+        """Return the header of a table below this one."""
+        name = key_path((*self.names, key))
+        return f"`[[{name}]]`" if key in self._lists_of_tables else f"`[{name}]`"
 
     def location(self) -> str:
         """Return where the keys of this table are written."""

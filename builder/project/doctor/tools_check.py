@@ -86,9 +86,10 @@ def engine(case: DoctorContext) -> Iterator[Check]:
 
 def _no_engine(case: DoctorContext) -> Check:
     """Return the problem. jbuild's own engine is a fix only on machines without one: a stopped engine has an owner."""
-    if os.environ.get("DOCKER_HOST"):
+    named = bool(os.environ.get("DOCKER_HOST"))
+    if named and "DOCKER_HOST" not in case.hint:
         return problem("engine", "named", case.refusal, fix=case.hint)
-    if _ABSENT not in case.refusal:
+    if named or _ABSENT not in case.refusal:
         return problem("engine", "refused", case.refusal, fix=case.hint)
     fixable, script = can_start_engine(), str(ENGINE_SCRIPT)
     return problem("engine", "none", case.refusal, fixable=fixable, fix=case.hint, script=script)

@@ -183,7 +183,7 @@ def _axes(answers: Answers, values: dict[str, str]) -> tuple[tuple[str, str], ..
     try:
         platform = platform_for(proposed.items(), "arm64")
     except ImpossibleError as error:
-        hint = "name another with --cuda or --python, or leave the option out"
+        hint = "name other versions with --cuda, --python or --l4t, or leave the options out"
         raise UsageError(error.message, hint=hint) from error
     except JbuildError as error:
         raise UsageError(error.message, hint=error.hint) from error
