@@ -25,6 +25,14 @@ def mistakes(path: Path, text: str, parse: Callable[[Table], object]) -> list[tu
     return [(p.line, p.key, p.message, p.hint) for p in caught.value.problems]
 
 
+def problem_in(path: Path) -> Problem:
+    """Read a file that is not TOML."""
+    with pytest.raises(DocumentError) as caught:
+        documents.read(path)
+    (problem,) = caught.value.problems
+    return problem
+
+
 @pytest.mark.parametrize(
     ("text", "parse", "expected"),
     [
@@ -124,9 +132,7 @@ def test_mistakes_are_located(
 def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, message: str) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(content)
-    with pytest.raises(DocumentError) as caught:
-        documents.read(path)
-    (problem,) = caught.value.problems
+    problem = problem_in(path)
     assert problem.message.startswith(message)
     assert problem.line == line or line is None
 
@@ -142,21 +148,6 @@ def test_what_is_not_toml(tmp_path: Path, content: bytes, line: int | None, mess
         ("a = { b = 1,\n  c = 2\n}", 1, "write a table in braces in one line"),
         ("a = [1]\nb = [2]]\n", 2, None),
         ("[a\nb = 1\n", 1, None),
-    ],
-)
-def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: int, hint: str | None) -> None:
-    path = tmp_path / "x.toml"
-    path.write_text(text)
-    with pytest.raises(DocumentError) as caught:
-        documents.read(path)
-    (problem,) = caught.value.problems
-    assert problem.line == line
-    assert (problem.hint or "").startswith(hint) if hint else problem.hint is None
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "hint"),
-    [
         ('a = "x\nb = 2\n', 1, "the string that begins in line 1 has no closing quotation mark"),
         ("a = 1\nb = 'x\nc = 2\n", 3, "the string that begins in line 2 has no closing quotation mark"),
         ('a = """x\n\n', 1, "the string that begins in line 1 has no closing quotation mark"),
@@ -192,9 +183,7 @@ def test_an_open_bracket_is_named_where_it_is(tmp_path: Path, text: str, line: i
 def test_common_mistakes_in_the_syntax_have_hints(tmp_path: Path, text: str, line: int, hint: str | None) -> None:
     path = tmp_path / "x.toml"
     path.write_text(text)
-    with pytest.raises(DocumentError) as caught:
-        documents.read(path)
-    (problem,) = caught.value.problems
+    problem = problem_in(path)
     assert problem.line == line
     assert (problem.hint or "").startswith(hint) if hint else problem.hint is None
 

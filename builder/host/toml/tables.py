@@ -103,11 +103,10 @@ class Table:
         self.document = document
         self.path = path
         self._data = data
-        self._keys: set[str] = set()
+        # The nouns of the known keys' values; empty if another module checks the value.
+        self._keys: dict[str, str] = {}
         self._unknown: list[str] = []
         self._left: set[str] = set()
-        self._inner: set[str] = set()
-        self._lists_of_tables: set[str] = set()
         self._strays: list[tuple[str, int]] = []
         self._is_map = is_map
         document.add(self)
@@ -125,7 +124,7 @@ class Table:
 
     def value(self, key: str, kind: type[_T] | tuple[type, ...], default: _T, noun: str) -> _T:
         """Return a value of one type; a wrong type is a problem and gives the default."""
-        self._keys.add(key)
+        self._keys[key] = noun
         value = self._data.get(key, REQUIRED)
         if value is REQUIRED:
             if default is REQUIRED:
@@ -140,12 +139,12 @@ class Table:
 
     def _brackets(self, key: str, value: object, noun: str) -> str | None:
         """Return a hint at a header with the brackets of the other kind of table, or at a missing header."""
-        name = key_path((*self.names, key))
+        header = self.header_of(key)
         if noun == _LIST_OF_TABLES:
             is_table = isinstance(value, dict)
-            return f"write `[[{name}]]`, with two brackets on each side" if is_table else f"write `[[{name}]]` tables"
+            return f"write {header}, with two brackets on each side" if is_table else f"write {header} tables"
         if noun == _NOUNS[dict] and _is_list_of_tables(value):
-            return f"write `[{name}]`, with one bracket on each side, and only once"
+            return f"write {header}, with one bracket on each side, and only once"
         return None
 
     def string(
@@ -165,7 +164,7 @@ class Table:
 
     def optional_string(self, key: str, *, pattern: str | None = None, noun: str = "a string") -> str | None:
         """Return a string, or None if the key is absent."""
-        self._keys.add(key)
+        self.expect([key])
         return self.string(key, pattern=pattern, noun=noun) if key in self._data else None
 
     def boolean(self, key: str, *, default: bool) -> bool:
@@ -222,20 +221,18 @@ class Table:
 
     def _map(self, key: str, keys: _Rule) -> Table:
         """Return a table whose keys are names that the user chose."""
-        table = Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]), is_map=True)
+        table = self.table(key, is_map=True)
         for name in table:
             if not re.fullmatch(keys[0], name):
                 table.problem(name, f"`{printable(name)}` is not {keys[1]}")
         return table
 
-    def table(self, key: str) -> Table:
-        """Return a table below this one; absent means empty."""
-        self._inner.add(key)
-        return Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]))
+    def table(self, key: str, *, is_map: bool = False) -> Table:
+        """Return a table below this one, or a map, whose keys the user chooses; absent means empty."""
+        return Table(self.document, (*self.path, key), self.value(key, dict, {}, _NOUNS[dict]), is_map=is_map)
 
     def tables(self, key: str) -> Iterator[Table]:
         """Yield the tables of an array of tables; absent means none."""
-        self._lists_of_tables.add(key)
         for index, item in enumerate(self.value(key, list, [], _LIST_OF_TABLES)):
             if isinstance(item, dict):
                 yield Table(self.document, (*self.path, key, index), item)
@@ -260,12 +257,13 @@ class Table:
 
     def raw(self, key: str) -> Any:
         """Return a value of any type, or None; the caller checks it."""
-        self._keys.add(key)
+        self.expect([key])
         return self._data.get(key)
 
     def expect(self, keys: Iterable[str]) -> None:
         """Count keys as known, whether they are read or not."""
-        self._keys.update(keys)
+        for key in keys:
+            self._keys.setdefault(key, "")
 
     def leave(self, key: str) -> None:
         """Leave an unknown key to the caller, who notes the mistake."""
@@ -273,7 +271,7 @@ class Table:
 
     def done(self, more: Iterable[str] = ()) -> None:
         """Count every key that was not read, nor is one of `more`, as unknown: `note_strays` notes it, once."""
-        self._keys.update(more)
+        self.expect(more)
         noted = {*self._keys, *self._left}
         self._unknown += [key for key in self._data if key not in noted]
         self._left.update(self._unknown)
@@ -287,8 +285,8 @@ class Table:
         """Return whether a key is read in this table, with such a value; names that users choose are not."""
         if self._is_map or key not in self._keys:
             return False
-        tables = self._inner | self._lists_of_tables
-        return (key in tables) == (isinstance(value, dict) or _is_list_of_tables(value))
+        holds_tables = self._keys[key] in (_NOUNS[dict], _LIST_OF_TABLES)
+        return holds_tables == (isinstance(value, dict) or _is_list_of_tables(value))
 
     def note_strays(self) -> None:
         """Note unknown keys, and values in lists of tables: each with the table that it belongs to, if there is one."""
@@ -297,7 +295,7 @@ class Table:
             hint = (not is_typo and self._home_of(key)) or suggest(key, self._keys, noun="valid here")
             self.problem(key, f"unknown key `{printable(key)}`", hint)
         for key, index in self._strays:
-            hint = self._home_of(key) or f"write `[[{key_path((*self.names, key))}]]` tables"
+            hint = self._home_of(key) or f"write {self.header_of(key)} tables"
             self.problem((key, index), f"must be a table, not {_noun(self._data[key][index])}", hint)
         self._unknown.clear()
         self._strays.clear()
@@ -314,7 +312,7 @@ class Table:
     def header_of(self, key: str) -> str:
         """Return the header of a table below this one."""
         name = key_path((*self.names, key))
-        return f"`[[{name}]]`" if key in self._lists_of_tables else f"`[{name}]`"
+        return f"`[[{name}]]`" if self._keys[key] == _LIST_OF_TABLES else f"`[{name}]`"
 
     def location(self) -> str:
         """Return where the keys of this table are written."""
